@@ -1,0 +1,566 @@
+"""Pareto analysis of a trials table: fronts, hypervolume, attainment, choosing a solution.
+
+Everything here reads a trials table (one row per configuration, shift depth and seed) and nothing
+else; every objective is minimised. Each (configuration, shift depth) pair is a network of its own,
+so a front is taken over all successful rows, never over the deepest rows only. moocore computes
+dominance, hypervolume and the empirical attainment function; optuna computes fANOVA.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import moocore
+import numpy as np
+import pandas as pd
+
+DEFAULT_OBJECTIVES = ("loss", "energy_modelled_j_per_image")
+
+#: Columns that may be minimised. Accuracy is maximised, hence absent: its objective is `loss`.
+OBJECTIVES = (
+    "loss",
+    "val_cross_entropy",
+    "energy_modelled_j_per_image",
+    "energy_modelled_with_memory_j_per_image",
+    "energy_measured_kwh",
+    "emissions_gco2eq",
+    "duration_s",
+)
+
+#: Columns that make a configuration; together with `shift_depth` they make a network.
+CONFIGURATION = (
+    "shift_type",
+    "weight_bits",
+    "activation_integer_bits",
+    "activation_fraction_bits",
+    "rounding",
+    "batch_size",
+    "optimizer",
+    "lr",
+    "momentum",
+    "weight_decay",
+    "epochs",
+)
+LOG_SCALED = ("lr", "weight_decay")
+
+CHOICE_RULES = ("knee", "dominates_default", "energy_budget", "accuracy_floor")
+
+
+# ------------------------------------------------------------------------------ reading a table
+
+
+def require_columns(trials: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Raise one ValueError that names every column of `columns` missing from `trials`."""
+    missing = [column for column in columns if column not in trials.columns]
+    if missing:
+        raise ValueError(f"trials={list(trials.columns)}: must have the columns {missing}")
+
+
+def _checked(objectives: Sequence[str]) -> list[str]:
+    if isinstance(objectives, str) or not objectives:
+        raise ValueError(f"objectives={objectives!r}: must be a sequence of names")
+    for name in objectives:
+        if name not in OBJECTIVES:
+            raise ValueError(f"objectives={name!r}: must be one of {', '.join(OBJECTIVES)}")
+    if len(set(objectives)) < len(objectives):
+        raise ValueError(f"objectives={objectives!r}: must not name a column twice")
+    return list(objectives)
+
+
+def successful(
+    trials: pd.DataFrame, objectives: Sequence[str] = DEFAULT_OBJECTIVES
+) -> pd.DataFrame:
+    """The rows with status SUCCESS whose objectives are all finite numbers (a copy).
+
+    Raises ValueError when a column is missing, an objective is unknown or no row is left.
+    """
+    objectives = _checked(objectives)
+    require_columns(trials, ["status", *objectives])
+    rows = _finite(trials, objectives)
+    if rows.empty:
+        raise ValueError(
+            f"trials: must have at least one row with status SUCCESS and finite "
+            f"{', '.join(objectives)}; none of {len(trials)} rows has"
+        )
+    return rows
+
+
+def _finite(trials: pd.DataFrame, objectives: list[str]) -> pd.DataFrame:
+    numbers = trials[objectives].apply(pd.to_numeric, errors="coerce").astype(float)
+    good = (trials["status"] == "SUCCESS") & np.isfinite(numbers).all(axis=1)
+    return trials[good].assign(**{name: numbers.loc[good, name] for name in objectives})
+
+
+def default_rows(trials: pd.DataFrame) -> pd.DataFrame:
+    """The successful rows of the published default: origin `default` at full depth."""
+    require_columns(trials, ["status", "origin", "shift_depth", "max_shift_depth"])
+    full_depth = trials["shift_depth"] == trials["max_shift_depth"]
+    is_default = (trials["origin"] == "default") & full_depth
+    return trials[is_default & (trials["status"] == "SUCCESS")]
+
+
+def default_trial(trials: pd.DataFrame) -> pd.Series:
+    """The published default; of several seeds the one with the (lower) median loss.
+
+    Raises ValueError when the table has no successful default at full depth.
+    """
+    require_columns(trials, ["loss"])
+    rows = default_rows(trials).sort_values("loss", kind="stable")
+    if rows.empty:
+        raise ValueError(
+            "trials: must have a row with origin 'default', shift_depth equal to max_shift_depth "
+            "and status SUCCESS (the published default)"
+        )
+    return rows.iloc[(len(rows) - 1) // 2]
+
+
+# ---------------------------------------------------------------------------------------- fronts
+
+
+def _cost(objectives: Sequence[str]) -> str:
+    """The objective a front is laid out along: the first one that is not a kind of loss."""
+    return next((o for o in objectives if o not in ("loss", "val_cross_entropy")), objectives[0])
+
+
+def pareto_front(
+    trials: pd.DataFrame, objectives: Sequence[str] = DEFAULT_OBJECTIVES
+) -> pd.DataFrame:
+    """The non-dominated successful rows, sorted by the first energy objective.
+
+    Rows of all seeds are pooled (the aggregated front). Different networks with equal objectives
+    are all kept; of rows that agree in configuration, depth and objectives the first is kept.
+    """
+    rows = successful(trials, objectives)
+    objectives = list(objectives)
+    front = rows[moocore.is_nondominated(rows[objectives].to_numpy(float), keep_weakly=True)]
+    network = [column for column in (*CONFIGURATION, "shift_depth") if column in front.columns]
+    front = front.drop_duplicates([*objectives, *network])
+    cost = _cost(objectives)
+    return front.sort_values([cost, *[o for o in objectives if o != cost]], kind="stable")
+
+
+def attainment(
+    trials: pd.DataFrame,
+    objectives: Sequence[str] = DEFAULT_OBJECTIVES,
+    percentiles: Sequence[float] = (0, 50, 100),
+    by: str = "seed",
+) -> pd.DataFrame:
+    """Empirical attainment function over the runs told apart by column `by`.
+
+    Returns the objectives and a column `percentile`: the points of one percentile p are the front
+    that at least p % of the runs attain (0: at least one run, which is the aggregated front; 50:
+    the median front; 100: every run). One run gives the same front for every percentile.
+    A run without a successful row counts as a run that attains nothing.
+    Two or three objectives (da Fonseca et al., EMO 2001; computed by moocore).
+    """
+    require_columns(trials, [by])
+    rows = successful(trials, objectives)
+    objectives = list(objectives)
+    if len(objectives) not in (2, 3):
+        raise ValueError(f"objectives={objectives}: must be two or three for the attainment")
+    for value in percentiles:
+        if not 0 <= value <= 100:
+            raise ValueError(f"percentiles={value}: must be from 0 to 100")
+    points, runs = rows[objectives].to_numpy(float), rows[by].to_numpy()
+    lost = trials[by].nunique() - rows[by].nunique()
+    # moocore counts the runs it sees: rescale so that a run without success counts too.
+    seen = rows[by].nunique()
+    parts = []
+    for percentile in percentiles:
+        needed = max(1, int(np.ceil(percentile / 100 * (seen + lost) - 1e-9)))
+        if needed > seen:
+            continue
+        part = moocore.eaf(points, runs, percentiles=[100 * needed / seen])
+        part[:, -1] = percentile
+        parts.append(part)
+    table = pd.DataFrame(np.vstack(parts), columns=[*objectives, "percentile"])
+    order = ["percentile", _cost(objectives)]
+    return table.sort_values(order, kind="stable", ignore_index=True)
+
+
+# ----------------------------------------------------------------------------------- hypervolume
+
+
+def reference_point(
+    trials: pd.DataFrame,
+    objectives: Sequence[str] = DEFAULT_OBJECTIVES,
+    plain_energy_j_per_image: float | None = None,
+) -> dict[str, float]:
+    """The point the hypervolume is measured against, as {objective: value}.
+
+    `loss` has 1.0, the largest validation error. `energy_modelled_j_per_image` has the plain
+    network's energy, if it is given or the table has a successful row at depth 0. Everything else
+    has 1.1 times the worst successful value. Hypervolumes compare only under ONE reference point:
+    pass the same one for every table.
+    """
+    rows = successful(trials, objectives)
+    reference = {}
+    for name in objectives:
+        worst = 1.1 * rows[name].max()
+        if name == "loss":
+            worst = 1.0
+        elif name == "energy_modelled_j_per_image":
+            plain = rows.loc[rows["shift_depth"] == 0, name] if "shift_depth" in rows else []
+            if plain_energy_j_per_image is not None:
+                worst = plain_energy_j_per_image
+            elif len(plain):
+                worst = plain.max()
+        if not (np.isfinite(worst) and worst > 0):
+            raise ValueError(f"reference_point {name}={worst}: must be a positive finite number")
+        reference[name] = float(worst)
+    return reference
+
+
+def _relative(rows: pd.DataFrame, objectives: list[str], reference: Mapping | None) -> np.ndarray:
+    missing = [name for name in objectives if name not in reference]
+    if missing:
+        raise ValueError(f"reference={dict(reference)}: must have a value for {missing}")
+    return rows[objectives].to_numpy(float) / [float(reference[name]) for name in objectives]
+
+
+def hypervolume(
+    trials: pd.DataFrame,
+    objectives: Sequence[str] = DEFAULT_OBJECTIVES,
+    reference: Mapping[str, float] | None = None,
+) -> float:
+    """Share (0..1) of the box between zero and the reference point that the front dominates.
+
+    Objectives are divided by `reference` (default: `reference_point(trials)`), so the value has no
+    unit. Points outside the box add nothing.
+    """
+    rows = successful(trials, objectives)
+    reference = reference or reference_point(trials, objectives)
+    points = _relative(rows, list(objectives), reference)
+    return float(moocore.hypervolume(points, ref=np.ones(len(objectives))))
+
+
+def hypervolume_over(
+    trials: pd.DataFrame,
+    x: str = "trial",
+    objectives: Sequence[str] = DEFAULT_OBJECTIVES,
+    reference: Mapping[str, float] | None = None,
+    by: str | Sequence[str] = "seed",
+) -> pd.DataFrame:
+    """Hypervolume after each trial of each run; columns `by`, `x`, `hypervolume`.
+
+    x: "trial" counts trials from 1, "epochs" and "duration_s" add up what was spent. Failed trials
+    cost and gain nothing. Runs are told apart by the column(s) `by`, in order of `trial`, and share
+    one reference point.
+    """
+    if x not in ("trial", "epochs", "duration_s"):
+        raise ValueError(f"x={x!r}: must be one of trial, epochs, duration_s")
+    by = [by] if isinstance(by, str) else list(by)
+    require_columns(trials, ["trial", x, *by])
+    objectives = _checked(objectives)
+    reference = reference or reference_point(trials, objectives)
+    curves = []
+    for key, run in trials.groupby(by, dropna=False, sort=True):
+        run = run.sort_values("trial", kind="stable")
+        spent = np.arange(1, len(run) + 1) if x == "trial" else run[x].fillna(0).cumsum()
+        curve = pd.DataFrame(dict(zip(by, key, strict=True)), index=range(len(run)))
+        curve[x] = np.asarray(spent)
+        curve["hypervolume"] = _running_hypervolume(run, objectives, reference)
+        curves.append(curve)
+    return pd.concat(curves, ignore_index=True)
+
+
+def _running_hypervolume(run: pd.DataFrame, objectives: list[str], reference: Mapping) -> list:
+    good = run.index.isin(_finite(run, objectives).index)
+    numbers = run[objectives].apply(pd.to_numeric, errors="coerce")
+    points = _relative(numbers, objectives, reference)
+    front, value, values = np.empty((0, len(objectives))), 0.0, []
+    for point, counts in zip(points, good, strict=True):
+        # Only a point that nothing in the front weakly dominates can change the volume.
+        if counts and not (front <= point).all(axis=1).any():
+            front = np.vstack([front[~(front >= point).all(axis=1)], point])
+            value = float(moocore.hypervolume(front, ref=np.ones(len(objectives))))
+        values.append(value)
+    return values
+
+
+# ------------------------------------------------------------------------------------- choosing
+
+
+def knee(front: pd.DataFrame, objectives: Sequence[str] = DEFAULT_OBJECTIVES) -> pd.Series:
+    """The row with the smallest sum of objectives, each scaled to 0..1 over the front.
+
+    With two objectives that is the point farthest below the straight line between the front's
+    ends. Ties go to the lower first objective.
+    """
+    front = pareto_front(front, objectives)
+    values = front[list(objectives)]
+    span = (values.max() - values.min()).replace(0, 1)
+    total = ((values - values.min()) / span).sum(axis=1).round(12)
+    order = front.assign(_total=total).sort_values(["_total", objectives[0]], kind="stable")
+    return front.loc[order.index[0]]
+
+
+def best_dominating_default(
+    trials: pd.DataFrame, objectives: Sequence[str] = DEFAULT_OBJECTIVES
+) -> pd.Series:
+    """The row that beats the published default by the largest margin in every objective.
+
+    The margin is the smallest relative gain over the objectives ("at least 12 % better in both");
+    ties go to the larger sum of gains. Raises ValueError when no row dominates the default.
+    """
+    front = pareto_front(trials, objectives)
+    names = list(objectives)
+    start = default_trial(successful(trials, objectives))[names].astype(float)
+    dominates = (front[names] <= start).all(axis=1) & (front[names] < start).any(axis=1)
+    if not dominates.any():
+        raise ValueError("trials: must have a row that dominates the published default; none does")
+    gains = 1 - front.loc[dominates, names] / start.replace(0, np.nan)
+    ranked = pd.DataFrame({"margin": gains.min(axis=1), "total": gains.sum(axis=1)})
+    return front.loc[ranked.sort_values(["margin", "total"], kind="stable").index[-1]]
+
+
+def choose(
+    trials: pd.DataFrame,
+    rule: str = "knee",
+    objectives: Sequence[str] = DEFAULT_OBJECTIVES,
+    energy_budget: float | None = None,
+    accuracy_floor: float | None = None,
+) -> pd.Series:
+    """One row of the table by one of four rules.
+
+    - "knee": see `knee`; "dominates_default": see `best_dominating_default`;
+    - "energy_budget": the lowest loss among rows whose first energy objective is at most
+      `energy_budget` (in the unit of that objective);
+    - "accuracy_floor": the lowest first energy objective among rows with `val_accuracy` (0..1) of
+      at least `accuracy_floor`.
+
+    Raises ValueError for an unknown rule, a missing or useless limit, or when no row qualifies.
+    """
+    if rule not in CHOICE_RULES:
+        raise ValueError(f"rule={rule!r}: must be one of {', '.join(CHOICE_RULES)}")
+    if rule == "knee":
+        return knee(trials, objectives)
+    if rule == "dominates_default":
+        return best_dominating_default(trials, objectives)
+    rows, cost = successful(trials, objectives), _cost(objectives)
+    if rule == "energy_budget":
+        if energy_budget is None or not energy_budget > 0:
+            raise ValueError(f"energy_budget={energy_budget}: must be a positive number")
+        rows = rows[rows[cost] <= energy_budget]
+        order, limit = [objectives[0], cost], f"energy_budget={energy_budget}"
+        possible = f"at least the lowest {cost} of the table"
+    else:
+        require_columns(trials, ["val_accuracy"])
+        if accuracy_floor is None or not 0 <= accuracy_floor <= 1:
+            raise ValueError(f"accuracy_floor={accuracy_floor}: must be from 0 to 1")
+        rows = rows[rows["val_accuracy"] >= accuracy_floor]
+        order, limit = [cost, objectives[0]], f"accuracy_floor={accuracy_floor}"
+        possible = "at most the highest val_accuracy of the table"
+    if rows.empty:
+        raise ValueError(f"{limit}: must be {possible}; no row qualifies")
+    return rows.sort_values(order, kind="stable").iloc[0]
+
+
+def depth_and_bits(front: pd.DataFrame, trials: pd.DataFrame | None = None) -> pd.DataFrame:
+    """How often the front uses each shift depth, weight bits and activation bits (i + f).
+
+    Columns `parameter`, `value`, `front` (rows) and, with `trials`, `tried` (successful rows).
+    """
+    columns = ("shift_depth", "weight_bits", "activation_integer_bits", "activation_fraction_bits")
+    require_columns(front, columns)
+
+    def counts(rows: pd.DataFrame) -> dict[str, pd.Series]:
+        bits = rows["activation_integer_bits"] + rows["activation_fraction_bits"]
+        rows = rows.assign(activation_bits=bits)
+        names = ("shift_depth", "weight_bits", "activation_bits")
+        return {name: rows[name].dropna().astype(int).value_counts() for name in names}
+
+    used = counts(front)
+    tried = counts(trials[trials["status"] == "SUCCESS"]) if trials is not None else used
+    parts = []
+    for name in used:
+        values = sorted(set(used[name].index) | set(tried[name].index))
+        part = pd.DataFrame({"parameter": name, "value": values})
+        part["front"] = used[name].reindex(values, fill_value=0).to_numpy()
+        if trials is not None:
+            part["tried"] = tried[name].reindex(values, fill_value=0).to_numpy()
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+# ----------------------------------------------------------------------------- the solution card
+
+
+def _plain(value):
+    """A JSON-safe Python value; missing, NaN and infinite become None."""
+    if value is None or (np.isscalar(value) and pd.isna(value)):
+        return None
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        value = float(value)
+        if not np.isfinite(value):
+            return None
+        return int(value) if value.is_integer() and abs(value) < 2**53 else value
+    return str(value)
+
+
+def solution_card(
+    trials: pd.DataFrame, row: pd.Series, objectives: Sequence[str] = DEFAULT_OBJECTIVES
+) -> dict:
+    """A chosen row as a JSON-safe dict that training can read.
+
+    `network` and `configuration` rebuild it; `objectives` gives each value and, when the table
+    holds the same network under several seeds, mean, lowest and highest over them; `changes` and
+    `gains_percent` compare with the published default (None when the table has none; a gain is
+    positive when the chosen row is better).
+    """
+    objectives = _checked(objectives)
+    require_columns(trials, ["shift_depth", *objectives])
+    names = [name for name in CONFIGURATION if name in trials.columns]
+    rows = successful(trials, objectives)
+    same = rows[[*names, "shift_depth"]].apply(
+        lambda column: column.isna() if pd.isna(row[column.name]) else column == row[column.name]
+    )
+    repeats = rows[same.all(axis=1)]
+    context = ("dataset", "model", "shift_depth", "max_shift_depth", "train_size")
+    card = {
+        "trial": _plain(row.get("trial")),
+        "seed": _plain(row.get("seed")),
+        "network": {name: _plain(row.get(name)) for name in context},
+        "configuration": {name: _plain(row[name]) for name in names},
+        "val_accuracy": _plain(row.get("val_accuracy")),
+        "objectives": {
+            name: {
+                "value": _plain(row[name]),
+                "mean": _plain(repeats[name].mean()),
+                "lowest": _plain(repeats[name].min()),
+                "highest": _plain(repeats[name].max()),
+                "seeds": len(repeats),
+            }
+            for name in objectives
+        },
+        "default": None,
+        "changes": None,
+        "gains_percent": None,
+    }
+    found = "origin" in trials and "max_shift_depth" in trials and len(default_rows(rows))
+    if found:
+        start = default_trial(rows)
+        compared = ["shift_depth", *names]
+        pairs = {name: (_plain(start[name]), _plain(row[name])) for name in compared}
+        card["default"] = {name: _plain(start[name]) for name in objectives}
+        card["changes"] = {n: {"default": a, "chosen": b} for n, (a, b) in pairs.items() if a != b}
+        card["gains_percent"] = {
+            name: _plain(100 * (1 - row[name] / start[name])) if start[name] else None
+            for name in objectives
+        }
+    return card
+
+
+# ------------------------------------------------------------------------ fidelity and importance
+
+
+def depth_rank_correlation(
+    trials: pd.DataFrame, objective: str = "loss", minimum: int = 3
+) -> pd.DataFrame:
+    """Do shallow trials rank configurations as deep ones do? Spearman's rho for pairs of depths.
+
+    Columns `low_depth`, `high_depth`, `configurations` (tried at both depths under the same seed),
+    `spearman` (NaN when one side is constant). Pairs with fewer than `minimum` shared
+    configurations are left out; the table may be empty.
+    """
+    if minimum < 3:
+        raise ValueError(f"minimum={minimum}: must be an integer of at least 3")
+    require_columns(trials, ["shift_depth"])
+    rows = successful(trials, [objective])
+    key = [name for name in ("seed", *CONFIGURATION) if name in rows.columns]
+    wide = rows.pivot_table(
+        objective, rows.groupby(key, dropna=False).ngroup(), "shift_depth", aggfunc="mean"
+    )
+    wide = wide[wide.notna().sum(axis=1) > 1]
+    seen = wide.notna().to_numpy(int)
+    shared = seen.T @ seen
+    pairs = []
+    for a, b in zip(*np.triu_indices(len(wide.columns), k=1), strict=True):
+        if shared[a, b] >= minimum:
+            both = wide.iloc[:, [a, b]].dropna().rank()
+            rho = both.iloc[:, 0].corr(both.iloc[:, 1]) if (both.nunique() > 1).all() else np.nan
+            pairs.append((int(wide.columns[a]), int(wide.columns[b]), int(shared[a, b]), rho))
+    return pd.DataFrame(pairs, columns=["low_depth", "high_depth", "configurations", "spearman"])
+
+
+def importance(
+    trials: pd.DataFrame,
+    objective: str = "loss",
+    seed: int = 0,
+    by: str = "seed",
+    max_trials: int = 1000,
+) -> pd.DataFrame:
+    """Hyperparameter importance by fANOVA (Hutter et al., ICML 2014), one analysis per run.
+
+    Columns `hyperparameter`, `importance` (mean over the runs told apart by `by`), `lowest`,
+    `highest`, `runs`; sorted, importances of one run sum to 1. Shift depth counts as a
+    hyperparameter; columns that never vary are left out; a missing momentum (optimizers without
+    one) counts as 0. Runs longer than `max_trials` are sampled down to it.
+    """
+    import optuna
+
+    require_columns(trials, [by])
+    names = [name for name in ("shift_depth", *CONFIGURATION) if name in trials.columns]
+    rows = successful(trials, [objective])
+    names = [n for n in names if rows[n].nunique(dropna=False) > 1]
+    if not names:
+        raise ValueError("trials: must vary at least one hyperparameter for an importance")
+    results = []
+    for _, run in rows.groupby(by, dropna=False):
+        if len(run) < 4 or run[objective].nunique() < 2:
+            continue
+        if len(run) > max_trials:
+            run = run.sample(max_trials, random_state=seed)
+        results.append(_fanova(run, names, objective, seed, optuna))
+    if not results:
+        raise ValueError(
+            f"trials: must have a {by} with at least 4 successful rows and two values of {objective}"
+        )
+    wide = pd.DataFrame(results).fillna(0.0)
+    table = pd.DataFrame(
+        {"importance": wide.mean(), "lowest": wide.min(), "highest": wide.max(), "runs": len(wide)}
+    )
+    table = table.sort_values("importance", ascending=False, kind="stable")
+    return table.rename_axis("hyperparameter").reset_index()
+
+
+def _fanova(run: pd.DataFrame, names: list[str], objective: str, seed: int, optuna) -> dict:
+    distributions, columns = {}, {}
+    for name in names:
+        column = run[name].fillna(0.0) if name == "momentum" else run[name]
+        if column.isna().any():
+            column = column.astype(str)
+        low, high = column.min(), column.max()
+        if not pd.api.types.is_numeric_dtype(column):
+            choices = sorted(column.astype(str).unique())
+            column = column.astype(str)
+            distributions[name] = optuna.distributions.CategoricalDistribution(choices)
+        elif (column % 1 == 0).all():
+            column = column.astype(int)
+            distributions[name] = optuna.distributions.IntDistribution(int(low), int(high))
+        else:
+            log = name in LOG_SCALED and low > 0
+            distributions[name] = optuna.distributions.FloatDistribution(
+                float(low), float(high), log=log
+            )
+        columns[name] = column.tolist()
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+        study.add_trials(
+            [
+                optuna.trial.create_trial(
+                    params={name: columns[name][i] for name in names},
+                    distributions=distributions,
+                    value=value,
+                )
+                for i, value in enumerate(run[objective].tolist())
+            ]
+        )
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
+        return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+    finally:
+        optuna.logging.set_verbosity(verbosity)
