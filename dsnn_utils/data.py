@@ -1,0 +1,372 @@
+"""Image classification data: held in memory as uint8, split once and for all by a seed.
+
+``load_dataset`` knows scikit-learn's digits (nothing to download), CIFAR-10 and Fashion-MNIST
+(torchvision), and any directory or ``.zip`` with ``train/<class>/`` images and, if it has one,
+``test/<class>/``. Three parts come out: *train*, *validation* (to compare configurations with)
+and *test* (for the one evaluation at the end).
+"""
+
+import hashlib
+import io
+import os
+import warnings
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from numbers import Integral, Real
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision import datasets
+from torchvision.transforms.v2 import functional as transforms
+from tqdm import tqdm
+
+KNOWN_DATASETS = ("digits", "cifar10", "fashion_mnist")
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp"}
+TEST_SHARE = 0.2  # split off where a data set brings no test part
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images, uint8 (N, C, H, W), and their class numbers, int64 (N,)."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, indices) -> "ImageSet":
+        """The images at ``indices`` (a tensor of integers or a slice), as an ImageSet."""
+        return ImageSet(self.images[indices], self.labels[indices])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The three parts of a data set and what is needed to feed them to a network.
+
+    ``mean`` and ``std`` are per channel on the 0..1 scale. ``flip`` says whether a mirrored image
+    still shows its class: False for digits, True otherwise. For images of your own where it does
+    not hold (text, say): ``dataclasses.replace(dataset, flip=False)``.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flip: bool = True
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def in_channels(self) -> int:
+        return self.train.images.shape[1]
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels (images are square)."""
+        return self.train.images.shape[2]
+
+
+def require(condition: bool, name: str, value, allowed: str) -> None:
+    """Raise ``ValueError("name=value: must be allowed")`` unless the condition holds."""
+    if not condition:
+        raise ValueError(f"{name}={value!r}: must be {allowed}")
+
+
+def is_integer(value, minimum: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= minimum
+
+
+def load_dataset(
+    name_or_path: str | Path = "digits",
+    *,
+    root: str | Path = "data",
+    train_size: int | None = None,
+    validation_share: float = 0.2,
+    image_size: int | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """Load a data set and split it.
+
+    ``name_or_path`` is ``digits``, ``cifar10``, ``fashion_mnist``, or the path of a directory or
+    ``.zip`` that holds ``train/<class>/*.png`` (or jpg, ...) and possibly ``test/<class>/*``.
+    ``root`` is where torchvision keeps its files and where decoded images are cached.
+    ``image_size`` (pixels) crops to the central square and resizes.
+
+    All splits are stratified. ``validation_share`` of the training images, drawn with ``seed``,
+    become the validation part; ``train_size`` keeps that many of the rest, so the validation
+    part is the same for every ``train_size``, and a smaller training part is contained in a
+    larger one. A data set without a test part (digits is one) gives up 20 % of its images as its
+    test part, always the same ones whatever the seed. ``mean`` and ``std`` come from all training
+    images left by the validation split, so that they do not depend on ``train_size`` either.
+
+    Raises ValueError for a bad argument or unusable images, RuntimeError for a failed download.
+    """
+    require(
+        train_size is None or is_integer(train_size, 1),
+        "train_size",
+        train_size,
+        "a positive integer or None",
+    )
+    require(
+        isinstance(validation_share, Real) and 0 < validation_share < 1,
+        "validation_share",
+        validation_share,
+        "a number between 0 and 1, both excluded",
+    )
+    require(
+        image_size is None or is_integer(image_size, 1),
+        "image_size",
+        image_size,
+        "a positive integer (pixels) or None",
+    )
+    require(is_integer(seed, 0), "seed", seed, "an integer of at least 0")
+
+    root, path = Path(root), Path(name_or_path)
+    if name_or_path == "digits":
+        classes, train, test = _load_digits()
+    elif name_or_path in KNOWN_DATASETS:
+        classes, train, test = _load_torchvision(name_or_path, root)
+    else:
+        require(
+            path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip"),
+            "name_or_path",
+            str(name_or_path),
+            f"one of {', '.join(KNOWN_DATASETS)}, or an existing directory or .zip "
+            "with train/<class>/ images",
+        )
+        classes, train, test = _load_folder(path, root, image_size)
+
+    if image_size is not None:
+        train = ImageSet(_resize(train.images, image_size), train.labels)
+        test = test and ImageSet(_resize(test.images, image_size), test.labels)
+    if test is None:
+        test, train = _split(train, TEST_SHARE, 0, classes, "TEST_SHARE")
+    validation, train = _split(train, validation_share, seed, classes, "validation_share")
+    mean, std = _channel_statistics(train.images)
+    if train_size is not None:
+        require(
+            len(classes) <= train_size <= len(train),
+            "train_size",
+            train_size,
+            f"from {len(classes)} (one image per class) to {len(train)} (images left for "
+            f"training by validation_share={validation_share})",
+        )
+        train = train[_stratified_order(train.labels, seed)[:train_size]]
+    return Dataset(
+        name=path.stem,
+        classes=tuple(classes),
+        train=train,
+        validation=validation,
+        test=test,
+        mean=mean,
+        std=std,
+        flip=name_or_path != "digits",
+    )
+
+
+# --- Sources: each gives the class names, the training images and the test images or None
+
+
+def _load_digits() -> tuple[list[str], ImageSet, None]:
+    from sklearn.datasets import load_digits  # here, because importing it takes a second
+
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]
+    labels = torch.from_numpy(digits.target.astype(np.int64))
+    return list("0123456789"), ImageSet(torch.from_numpy(images), labels), None
+
+
+def _load_torchvision(name: str, root: Path) -> tuple[list[str], ImageSet, ImageSet]:
+    if name == "cifar10":
+        source, address = datasets.CIFAR10, datasets.CIFAR10.url
+        by_hand = f"cifar-10-python.tar.gz into {root}"
+    else:
+        source, address = datasets.FashionMNIST, " and ".join(datasets.FashionMNIST.mirrors)
+        by_hand = f"the four *-ubyte files or their .gz into {root / 'FashionMNIST' / 'raw'}"
+    try:  # complete local files are used without asking the network
+        parts = [source(root, train=train, download=True) for train in (True, False)]
+    except (OSError, RuntimeError) as error:
+        raise RuntimeError(
+            f"{name}: no usable files under root={str(root)!r}, and the download from {address} "
+            f"failed ({error}). Put {by_hand}, or give load_dataset the path of a directory or "
+            ".zip with train/<class>/ and test/<class>/ images in place of the name."
+        ) from error
+    sets = []
+    for part in parts:
+        images = torch.as_tensor(part.data)  # uint8, (N, H, W, 3) or (N, H, W)
+        images = images.permute(0, 3, 1, 2) if images.ndim == 4 else images[:, None]
+        sets.append(ImageSet(images.contiguous(), torch.as_tensor(part.targets)))
+    return list(parts[0].classes), *sets
+
+
+def _load_folder(path: Path, root: Path, image_size: int | None):
+    """Images of a directory or zip, from the cache under ``root`` as long as nothing changed."""
+    zipped = path.is_file()
+    files = [path] if zipped else _files_below(path)
+    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    key = hashlib.sha256(repr(stamps).encode()).hexdigest()
+    place = hashlib.sha256(f"{path.resolve()} {image_size}".encode()).hexdigest()[:12]
+    cache = root / "cache" / f"{path.stem}-{place}.pt"
+
+    content = _read_cache(cache, key)
+    if content is None:
+        if zipped:
+            require(zipfile.is_zipfile(path), "name_or_path", str(path), "a readable .zip file")
+            with zipfile.ZipFile(path) as archive:
+                content = _decode_all(path, archive.namelist(), archive.read, image_size)
+        else:
+            names = [file.relative_to(path).as_posix() for file in files]
+            content = _decode_all(path, names, lambda n: (path / n).read_bytes(), image_size)
+        _write_cache(cache, content | {"key": key})
+        content = _read_cache(cache, key) or content  # mapped: unused pages take no memory
+    return content["classes"], *(
+        ImageSet(*content[part]) if part in content else None for part in ("train", "test")
+    )
+
+
+def _files_below(path: Path) -> list[Path]:
+    return sorted(
+        Path(folder, name)
+        for part in ("train", "test")
+        for folder, _, names in os.walk(path / part, followlinks=True)
+        for name in names
+    )
+
+
+def _decode_all(path: Path, names: list[str], read, image_size: int | None) -> dict:
+    """Class names and, per part, the decoded images and labels."""
+    members = {"train": [], "test": []}  # part -> [(file, class name)]
+    for name in names:
+        folders = name.split("/")[:-1]
+        if len(folders) > 2 and folders[0] not in members:
+            folders = folders[1:]  # a zip may have one folder around train/ and test/
+        hidden = name.startswith("__MACOSX") or "/." in name
+        if len(folders) >= 2 and folders[0] in members and not hidden:
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES:
+                members[folders[0]].append((name, folders[1]))
+
+    classes = sorted({label for _, label in members["train"]})
+    unknown = sorted({label for _, label in members["test"]} - set(classes))
+    for condition, allowed in (
+        (classes, "a directory or .zip with images in train/<class>/, found none"),
+        (len(classes) > 1, f"a data set of at least 2 classes, found only {classes}"),
+        (not unknown, f"a data set whose test classes all occur in train, {unknown} do not"),
+    ):
+        require(bool(condition), "name_or_path", str(path), allowed)
+
+    content = {"classes": classes}
+    for part, files in members.items():
+        if files:
+            images = _decode([name for name, _ in files], read, image_size, f"{path.name} {part}")
+            labels = torch.tensor([classes.index(label) for _, label in files])
+            content[part] = (images, labels)
+    return content
+
+
+def _decode(names: list[str], read, image_size: int | None, what: str) -> torch.Tensor:
+    def decode(name: str) -> torch.Tensor:
+        try:
+            with Image.open(io.BytesIO(read(name))) as image:
+                require(image.mode[0] not in "IF", "image mode", image.mode, "8 bits per channel")
+                grey = image.mode in ("1", "L", "LA")
+                pixels = np.array(image.convert("L" if grey else "RGB"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{name}: must be a readable image ({error})") from error
+        pixels = torch.from_numpy(pixels)
+        pixels = pixels[None] if grey else pixels.permute(2, 0, 1)
+        return pixels.contiguous() if image_size is None else _resize(pixels, image_size)
+
+    with ThreadPoolExecutor() as pool:
+        images = list(tqdm(pool.map(decode, names), f"decoding {what}", len(names), unit=" images"))
+    sizes = {tuple(image.shape[1:]) for image in images}
+    if len(sizes) > 1 or any(height != width for height, width in sizes):
+        raise ValueError(
+            f"image_size=None: must be given in pixels, {what} has images of "
+            f"{'different sizes' if len(sizes) > 1 else 'size %d x %d' % sizes.pop()}"
+        )
+    channels = max(image.shape[0] for image in images)  # a few grey images among colour ones
+    return torch.stack([image.expand(channels, -1, -1) for image in images])
+
+
+def _resize(images: torch.Tensor, size: int) -> torch.Tensor:
+    """The central square of uint8 images (..., C, H, W), scaled to ``size`` pixels."""
+    if images.shape[-2:] == (size, size):
+        return images
+    square = transforms.center_crop(images, [min(images.shape[-2:])])
+    return transforms.resize(square, [size, size], antialias=True)
+
+
+def _read_cache(cache: Path, key: str) -> dict | None:
+    try:
+        content = torch.load(cache, mmap=True, weights_only=True)
+        return content if content["key"] == key else None
+    except Exception:  # missing, cut short or of another kind: decode again
+        return None
+
+
+def _write_cache(cache: Path, content: dict) -> None:
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        temporary = cache.with_suffix(f".{os.getpid()}.tmp")
+        torch.save(content, temporary)
+        os.replace(temporary, cache)  # a reader sees the old file or the whole new one
+    except (OSError, RuntimeError) as error:
+        warnings.warn(f"decoded images are not cached: {error}", stacklevel=2)
+
+
+# --- Splits and statistics
+
+
+def _stratified_order(labels: torch.Tensor, seed: int) -> torch.Tensor:
+    """A random order of which every beginning is stratified and, if long enough, has all classes.
+
+    The images of a class of n, shuffled, take the positions 0, 1/n, 2/n, ...; sorting all images
+    by position, ties at random, mixes the classes in proportion.
+    """
+    labels = labels.numpy()
+    random = np.random.default_rng(seed).random(len(labels))
+    position = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        position[members[np.argsort(random[members])]] = np.arange(len(members)) / len(members)
+    return torch.from_numpy(np.lexsort((random, position)))
+
+
+def _split(images: ImageSet, share: float, seed: int, classes: list[str], parameter: str):
+    """Two stratified parts, the first with ``share`` of the images."""
+    order = _stratified_order(images.labels, seed)
+    size = round(share * len(images))
+    parts = images[order[:size]], images[order[size:]]
+    for part in parts:
+        counts = torch.bincount(part.labels, minlength=len(classes))
+        require(
+            bool(counts.all()),
+            parameter,
+            share,
+            "a share that leaves an image of every class on both sides; there are too few of "
+            f"class {classes[int(counts.argmin())]!r}",
+        )
+    return parts
+
+
+def _channel_statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel on the 0..1 scale, from the counts of 0..255."""
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mean, std = [], []
+    for channel in images.unbind(1):
+        counts = torch.zeros(256, dtype=torch.float64)
+        for chunk in channel.split(1024):  # bincount widens its input: keep that small
+            counts += torch.bincount(chunk.flatten(), minlength=256)
+        share = counts / counts.sum()
+        mean.append(float(share @ values))
+        std.append(float((share @ (values - mean[-1]) ** 2).sqrt()))
+    return tuple(mean), tuple(std)
