@@ -1,0 +1,346 @@
+"""Measured energy: CodeCarbon, started once, used by a protocol instead of a single shot.
+
+What is measured is this machine running this software, in which a shift is emulated by a float
+convolution. Modelled energy lives in :mod:`dsnn_utils.energy`; the two never mix in one number.
+"""
+
+import logging
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from .footprint import J_PER_KWH, grid_intensity_gco2eq_per_kwh
+
+MIN_DURATION_S = 0.5  # below this CodeCarbon's readings are dominated by their own resolution
+
+
+@dataclass
+class Measurement:
+    """What :meth:`EnergyMeter.measure` found; complete once its ``with`` block is left.
+
+    If the reading is not ``trusted`` energy, emissions and water are NaN and ``reason`` says why.
+    """
+
+    energy_measured_kwh: float = math.nan
+    emissions_gco2eq: float = math.nan
+    water_l: float = math.nan
+    duration_s: float = math.nan
+    method: str = "unknown"
+    trusted: bool = False
+    reason: str = "not finished"
+
+
+class EnergyMeter:
+    """Measures with one CodeCarbon tracker that is started once and reused for every trial.
+
+    Offline: the grid is ``country`` (three-letter ISO code) and ``region``, or
+    ``carbon_intensity_gco2eq_per_kwh``. ``pue`` and ``wue_l_per_kwh`` as in CodeCarbon.
+    ``tracking_mode="process"`` counts this process and its children, so that two workers do not
+    count each other where the power comes from a CPU-load model (RAPL and NVML counters are
+    machine-wide whatever is set, and the model's constant memory power counts once per worker).
+    With ``export_dir`` each measurement also becomes a row of ``export_dir/emissions.csv`` in
+    CodeCarbon's format; give each worker a directory of its own.
+
+    Use as a context manager or call :meth:`close`. A meter can be pickled: the copy starts a
+    tracker of its own. Raises ValueError for an unknown country, region or number out of range;
+    after that no failure of the tracker is raised, measurements say so instead.
+    """
+
+    def __init__(
+        self,
+        country: str = "DEU",
+        *,
+        region: str | None = None,
+        carbon_intensity_gco2eq_per_kwh: float | None = None,
+        pue: float = 1.0,
+        wue_l_per_kwh: float = 0.0,
+        tracking_mode: str = "process",
+        export_dir: str | Path | None = None,
+    ):
+        intensity = grid_intensity_gco2eq_per_kwh(country, region)
+        if carbon_intensity_gco2eq_per_kwh is not None:
+            intensity = carbon_intensity_gco2eq_per_kwh
+        for name, value, minimum in (
+            ("carbon_intensity_gco2eq_per_kwh", intensity, 0),
+            ("pue", pue, 1),
+            ("wue_l_per_kwh", wue_l_per_kwh, 0),
+        ):
+            if not (math.isfinite(value) and value >= minimum):
+                raise ValueError(f"{name}={value}: must be a finite number of at least {minimum}")
+        if tracking_mode not in ("process", "machine"):
+            raise ValueError(f"tracking_mode={tracking_mode!r}: must be 'process' or 'machine'")
+        self.export_dir = None if export_dir is None else Path(export_dir)
+        # Every setting that could reach the network, a file or a lock is given explicitly, as
+        # CodeCarbon otherwise takes it from the environment or ~/.codecarbon.config.
+        self._settings = dict(
+            country_iso_code=country,
+            region=region,
+            force_carbon_intensity_g_co2e_kwh=float(intensity),
+            pue=float(pue),
+            wue=float(wue_l_per_kwh),
+            tracking_mode=tracking_mode,
+            output_methods=[],
+            output_dir=".",
+            emissions_endpoint=None,
+            electricitymaps_api_token="",
+            allow_multiple_runs=True,  # no lock file: neither workers nor dead processes block
+            log_level="critical",
+        )
+        self._tracker = None
+        self._tracker_pid = None
+        self._measuring = False
+        self.method = "unknown"
+        self.hardware = "unknown"
+        self._failure = ""
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def __getstate__(self):
+        return {**self.__dict__, "_tracker": None, "_tracker_pid": None, "_measuring": False}
+
+    def start(self) -> None:
+        """Start the tracker if it is not running; slow (1 to 3 s) the first time in a process."""
+        if self._tracker is not None and self._tracker_pid == os.getpid():
+            return
+        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
+        try:
+            from codecarbon import OfflineEmissionsTracker
+
+            tracker = OfflineEmissionsTracker(**self._settings, output_handlers=[])
+            tracker.start_task("warm-up")  # detects the hardware
+            tracker.stop_task()
+            self.method, self.hardware = _describe(tracker)
+            self._tracker, self._tracker_pid = tracker, os.getpid()
+        except Exception as error:
+            self._drop_tracker(f"the tracker did not start: {error!r}")
+
+    def close(self) -> None:
+        """Stop the tracker; measuring again starts a new one."""
+        self._drop_tracker("")
+
+    @contextmanager
+    def measure(self, label: str = "dsnn") -> Iterator[Measurement]:
+        """Measure the ``with`` block; exceptions of the block pass through, measured as well.
+
+        Measurements do not nest: an inner one is marked as not trusted.
+        """
+        measurement = Measurement()
+        if self._measuring:
+            started = time.perf_counter()
+            try:
+                yield measurement
+            finally:
+                measurement.duration_s = time.perf_counter() - started
+                measurement.reason = "another measurement of this meter was running"
+            return
+        self.start()
+        measurement.method = self.method
+        self._measuring = True
+        try:
+            if self._tracker is not None:
+                self._tracker.start_task(label)
+        except Exception as error:
+            self._drop_tracker(f"the tracker failed at the start: {error!r}")
+        started = time.perf_counter()
+        try:
+            yield measurement
+        finally:
+            measurement.duration_s = time.perf_counter() - started
+            self._measuring = False
+            self._finish(measurement, label)
+
+    def _finish(self, measurement: Measurement, label: str) -> None:
+        data = None
+        if self._tracker is not None:
+            try:
+                data = self._tracker.stop_task()
+                self._tracker._tasks.clear()  # or it would keep every task of a long search
+                if self.export_dir is not None:
+                    self._export(data, label)
+            except Exception as error:
+                self._drop_tracker(f"the tracker failed: {error!r}")
+        energy_kwh = math.nan if data is None else data.energy_consumed
+        if data is None:
+            measurement.reason = self._failure or "the tracker returned nothing"
+        elif not (math.isfinite(energy_kwh) and energy_kwh > 0):
+            measurement.reason = f"the tracker read {energy_kwh} kWh"
+        elif measurement.duration_s < MIN_DURATION_S:
+            measurement.reason = (
+                f"{measurement.duration_s:.3f} s is too short (under {MIN_DURATION_S} s)"
+            )
+        elif measurement.method == "unknown":
+            measurement.reason = "the tracker does not say how it measures"
+        else:
+            measurement.trusted, measurement.reason = True, ""
+            measurement.energy_measured_kwh = energy_kwh
+            measurement.emissions_gco2eq = 1000 * data.emissions
+            measurement.water_l = data.water_consumed
+
+    def _export(self, data, label: str) -> None:
+        from codecarbon.output_methods.file import FileOutput
+
+        self.export_dir.mkdir(parents=True, exist_ok=True)
+        data.project_name = label
+        FileOutput("emissions.csv", str(self.export_dir)).out(data, None)
+
+    def _drop_tracker(self, failure: str) -> None:
+        tracker, self._tracker, self._failure = self._tracker, None, failure
+        try:
+            if tracker is not None:
+                tracker.stop()  # ends CodeCarbon's background thread
+        except Exception:
+            pass  # nothing to do about a tracker that cannot even stop
+
+
+def _describe(tracker) -> tuple[str, str]:
+    """How this tracker gets its numbers, and on what: two short texts for tables and titles."""
+    names = {
+        "intel_rapl": "RAPL",
+        "cpu_load": "CPU load",
+        "constant": "constant",
+        "intel_power_gadget": "Power Gadget",
+        "windows_emi": "EMI",
+    }
+    methods, notes = [], []
+    for item in tracker._hardware:
+        kind = type(item).__name__
+        if kind == "CPU":
+            methods.append(names.get(item._mode, item._mode))
+            if item._mode in ("cpu_load", "constant"):
+                notes.append(f"power model {item._tdp} W at full CPU load")
+        elif kind == "GPU":
+            methods.append("NVML" if torch.version.hip is None else "AMDSMI")
+        elif kind == "AppleSiliconChip":
+            methods.append("powermetrics")
+    found = tracker.get_detected_hardware()
+    hardware = [f"{found['cpu_model']}, {found['cpu_count']} threads"]
+    hardware.append(f"{found['ram_total_size']:.1f} GB RAM")
+    if found["gpu_count"]:
+        hardware.append(found["gpu_model"])
+    return " + ".join(dict.fromkeys(methods)) or "unknown", ", ".join(hardware + notes)
+
+
+@dataclass(frozen=True)
+class InferenceEnergy:
+    """Measured energy per image over repeated windows, with its 95 % confidence half-width.
+
+    ``cv`` is the coefficient of variation between windows. If not ``trusted`` mean and half-width
+    are NaN and ``reason`` says why. ``target_met`` is False where the windows ran out before the
+    half-width came under the asked share of the mean.
+    """
+
+    energy_measured_j_per_image: float
+    half_width_j_per_image: float
+    cv: float
+    windows: int
+    target_met: bool
+    window_s: float
+    batch_size: int
+    method: str
+    hardware: str
+    trusted: bool
+    reason: str
+    window_energies_j_per_image: tuple[float, ...] = field(repr=False, default=())
+
+
+def measure_inference(
+    model: nn.Module,
+    images,
+    meter: EnergyMeter,
+    *,
+    window_s: float = 2.0,
+    min_windows: int = 5,
+    max_windows: int = 20,
+    half_width_share: float = 0.05,
+    batch_size: int = 128,
+) -> InferenceEnergy:
+    """Measure inference by repetition: after a warm-up the same batch runs until windows are full.
+
+    ``images`` is a batch (N, ...) of uint8 or float, or an ImageSet; its first ``batch_size``
+    images are used on the model's device, converted outside the measurement. At least
+    ``min_windows`` windows of ``window_s`` seconds, then on until the 95 % half-width (Student's t)
+    is at most ``half_width_share`` of the mean, or ``max_windows``.
+    """
+    if not 2 <= min_windows <= max_windows:
+        raise ValueError(f"min_windows={min_windows}: must be from 2 to max_windows={max_windows}")
+    if window_s < MIN_DURATION_S:
+        raise ValueError(f"window_s={window_s}: must be at least {MIN_DURATION_S}")
+    parameter = next(model.parameters())
+    batch = getattr(images, "images", images)[:batch_size]
+    if not len(batch):
+        raise ValueError("images: must hold at least one image")
+    batch = batch.to(parameter.device)
+    batch = batch.to(parameter.dtype) / 255 if batch.dtype == torch.uint8 else batch
+    energies, failures = [], []
+    was_training = model.training
+    model.eval()
+    try:
+        meter.start()
+        _run_window(model, batch, min(window_s, 0.5))
+        while len(energies) + len(failures) < max_windows:
+            with meter.measure("inference") as measurement:
+                images_done = _run_window(model, batch, window_s)
+            if measurement.trusted:
+                energies.append(measurement.energy_measured_kwh * J_PER_KWH / images_done)
+            else:
+                failures.append(measurement.reason)
+            if len(failures) >= min_windows:
+                break
+            if len(energies) >= min_windows:
+                mean, half_width, cv = mean_and_half_width(energies)
+                if half_width <= half_width_share * mean:
+                    break
+    finally:
+        model.train(was_training)
+    trusted = len(energies) >= min_windows
+    mean, half_width, cv = mean_and_half_width(energies) if trusted else (math.nan,) * 3
+    return InferenceEnergy(
+        energy_measured_j_per_image=mean,
+        half_width_j_per_image=half_width,
+        cv=cv,
+        windows=len(energies),
+        target_met=trusted and half_width <= half_width_share * mean,
+        window_s=window_s,
+        batch_size=len(batch),
+        method=meter.method,
+        hardware=meter.hardware,
+        trusted=trusted,
+        reason="" if trusted else f"{len(failures)} windows failed: {failures[-1]}",
+        window_energies_j_per_image=tuple(energies),
+    )
+
+
+def mean_and_half_width(values: Iterable[float]) -> tuple[float, float, float]:
+    """Mean, half-width of its 95 % confidence interval (Student's t), coefficient of variation."""
+    from scipy.special import stdtrit
+
+    values = np.asarray(list(values), dtype=float)
+    mean, deviation = values.mean(), values.std(ddof=1)
+    half_width = stdtrit(len(values) - 1, 0.975) * deviation / math.sqrt(len(values))
+    return float(mean), float(half_width), float(deviation / mean)
+
+
+def _run_window(model: nn.Module, batch: torch.Tensor, window_s: float) -> int:
+    """Run whole batches for at least ``window_s`` seconds; return the number of images."""
+    images_done = 0
+    end = time.perf_counter() + window_s
+    with torch.inference_mode():
+        while time.perf_counter() < end:
+            model(batch)
+            if batch.is_cuda:
+                torch.cuda.synchronize(batch.device)  # launches return before the work is done
+            images_done += len(batch)
+    return images_done
