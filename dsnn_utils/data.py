@@ -75,10 +75,10 @@ class Dataset:
         return self.train.images.shape[2]
 
 
-def require(condition: bool, name: str, value, allowed: str) -> None:
-    """Raise ``ValueError("name=value: must be allowed")`` unless the condition holds."""
+def require(condition, message: str) -> None:
+    """Raise ``ValueError(message)`` unless the condition holds."""
     if not condition:
-        raise ValueError(f"{name}={value!r}: must be {allowed}")
+        raise ValueError(message)
 
 
 def is_integer(value, minimum: int) -> bool:
@@ -110,25 +110,13 @@ def load_dataset(
 
     Raises ValueError for a bad argument or unusable images, RuntimeError for a failed download.
     """
-    require(
-        train_size is None or is_integer(train_size, 1),
-        "train_size",
-        train_size,
-        "a positive integer or None",
-    )
-    require(
-        isinstance(validation_share, Real) and 0 < validation_share < 1,
-        "validation_share",
-        validation_share,
-        "a number between 0 and 1, both excluded",
-    )
-    require(
-        image_size is None or is_integer(image_size, 1),
-        "image_size",
-        image_size,
-        "a positive integer (pixels) or None",
-    )
-    require(is_integer(seed, 0), "seed", seed, "an integer of at least 0")
+    require(isinstance(name_or_path, str | Path), f"{name_or_path=}: must be a name or a path")
+    for name, value in (("train_size", train_size), ("image_size", image_size)):
+        valid = value is None or is_integer(value, 1)
+        require(valid, f"{name}={value!r}: must be a positive integer or None")
+    valid = isinstance(validation_share, Real) and 0 < validation_share < 1
+    require(valid, f"{validation_share=}: must be a number between 0 and 1, both excluded")
+    require(is_integer(seed, 0), f"{seed=}: must be an integer of at least 0")
 
     root, path = Path(root), Path(name_or_path)
     if name_or_path == "digits":
@@ -138,34 +126,38 @@ def load_dataset(
     else:
         require(
             path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip"),
-            "name_or_path",
-            str(name_or_path),
-            f"one of {', '.join(KNOWN_DATASETS)}, or an existing directory or .zip "
-            "with train/<class>/ images",
+            f"name_or_path='{name_or_path}': must be one of {', '.join(KNOWN_DATASETS)}, or an "
+            "existing directory or .zip file with images in train/<class>/",
         )
         classes, train, test = _load_folder(path, root, image_size)
+    if image_size not in (None, train.images.shape[-1]):
+        train, test = _resize_all(train, image_size), test and _resize_all(test, image_size)
 
-    if image_size is not None:
-        train = ImageSet(_resize(train.images, image_size), train.labels)
-        test = test and ImageSet(_resize(test.images, image_size), test.labels)
+    rest = torch.arange(len(train))
     if test is None:
-        test, train = _split(train, TEST_SHARE, 0, classes, "TEST_SHARE")
-    validation, train = _split(train, validation_share, seed, classes, "validation_share")
-    mean, std = _channel_statistics(train.images)
+        of_test, rest = _split(train.labels, rest, TEST_SHARE, seed=0)
+        test = train[of_test]
+    of_validation, rest = _split(train.labels, rest, validation_share, seed)
+    for part in (of_validation, rest):
+        counts = torch.bincount(train.labels[part], minlength=len(classes)).tolist()
+        require(
+            min(counts) > 0,
+            f"{validation_share=}: must leave an image of each class for training and one for "
+            f"validation; class {classes[counts.index(min(counts))]!r} has too few images",
+        )
+    mean, std = _channel_statistics(train.images, rest)
     if train_size is not None:
         require(
-            len(classes) <= train_size <= len(train),
-            "train_size",
-            train_size,
-            f"from {len(classes)} (one image per class) to {len(train)} (images left for "
-            f"training by validation_share={validation_share})",
+            len(classes) <= train_size <= len(rest),
+            f"{train_size=}: must be from {len(classes)} (one image per class) to {len(rest)} "
+            f"(images left for training by {validation_share=})",
         )
-        train = train[_stratified_order(train.labels, seed)[:train_size]]
+        rest = rest[_stratified_order(train.labels[rest], seed)[:train_size]]
     return Dataset(
-        name=path.stem,
+        name=path.resolve().name.removesuffix(".zip"),
         classes=tuple(classes),
-        train=train,
-        validation=validation,
+        train=train[rest],
+        validation=train[of_validation],
         test=test,
         mean=mean,
         std=std,
@@ -220,7 +212,8 @@ def _load_folder(path: Path, root: Path, image_size: int | None):
     content = _read_cache(cache, key)
     if content is None:
         if zipped:
-            require(zipfile.is_zipfile(path), "name_or_path", str(path), "a readable .zip file")
+            must = f"name_or_path='{path}': must be a .zip file that can be read"
+            require(zipfile.is_zipfile(path), must)
             with zipfile.ZipFile(path) as archive:
                 content = _decode_all(path, archive.namelist(), archive.read, image_size)
         else:
@@ -243,7 +236,7 @@ def _files_below(path: Path) -> list[Path]:
 
 
 def _decode_all(path: Path, names: list[str], read, image_size: int | None) -> dict:
-    """Class names and, per part, the decoded images and labels."""
+    """Class names and, for each part there is, its decoded images and labels."""
     members = {"train": [], "test": []}  # part -> [(file, class name)]
     for name in names:
         folders = name.split("/")[:-1]
@@ -256,44 +249,42 @@ def _decode_all(path: Path, names: list[str], read, image_size: int | None) -> d
 
     classes = sorted({label for _, label in members["train"]})
     unknown = sorted({label for _, label in members["test"]} - set(classes))
-    for condition, allowed in (
-        (classes, "a directory or .zip with images in train/<class>/, found none"),
-        (len(classes) > 1, f"a data set of at least 2 classes, found only {classes}"),
-        (not unknown, f"a data set whose test classes all occur in train, {unknown} do not"),
-    ):
-        require(bool(condition), "name_or_path", str(path), allowed)
+    must = f"name_or_path='{path}': must"
+    require(classes, f"{must} have images in train/<class>/, found none")
+    require(len(classes) > 1, f"{must} have at least 2 classes, found only {classes}")
+    require(not unknown, f"{must} have all its test classes in train, {unknown} are missing there")
 
-    content = {"classes": classes}
-    for part, files in members.items():
-        if files:
-            images = _decode([name for name, _ in files], read, image_size, f"{path.name} {part}")
-            labels = torch.tensor([classes.index(label) for _, label in files])
-            content[part] = (images, labels)
-    return content
+    number = {label: i for i, label in enumerate(classes)}
+    files = members["train"] + members["test"]
+    images = _decode([name for name, _ in files], read, image_size, path.name)
+    labels = torch.tensor([number[label] for _, label in files])
+    end = len(members["train"])
+    content = {"classes": classes, "train": (images[:end], labels[:end])}
+    return content | ({"test": (images[end:], labels[end:])} if members["test"] else {})
 
 
 def _decode(names: list[str], read, image_size: int | None, what: str) -> torch.Tensor:
     def decode(name: str) -> torch.Tensor:
         try:
             with Image.open(io.BytesIO(read(name))) as image:
-                require(image.mode[0] not in "IF", "image mode", image.mode, "8 bits per channel")
+                require(image.mode[0] not in "IF", "more than 8 bits per channel")
                 grey = image.mode in ("1", "L", "LA")
-                pixels = np.array(image.convert("L" if grey else "RGB"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{name}: must be a readable image ({error})") from error
-        pixels = torch.from_numpy(pixels)
-        pixels = pixels[None] if grey else pixels.permute(2, 0, 1)
-        return pixels.contiguous() if image_size is None else _resize(pixels, image_size)
+                pixels = torch.from_numpy(np.array(image.convert("L" if grey else "RGB")))
+        except Exception as error:  # of many kinds, but always about this one file
+            raise ValueError(f"{what}, {name}: must be a readable image ({error})") from error
+        pixels = pixels[None] if grey else pixels.permute(2, 0, 1).contiguous()
+        return pixels if image_size is None else _resize(pixels, image_size)
 
     with ThreadPoolExecutor() as pool:
         images = list(tqdm(pool.map(decode, names), f"decoding {what}", len(names), unit=" images"))
-    sizes = {tuple(image.shape[1:]) for image in images}
-    if len(sizes) > 1 or any(height != width for height, width in sizes):
+    sizes = sorted({tuple(image.shape[1:]) for image in images})
+    if len(sizes) > 1 or sizes[0][0] != sizes[0][1]:
+        found = " x ".join(map(str, sizes[0])) if len(sizes) == 1 else f"{len(sizes)} sizes"
         raise ValueError(
-            f"image_size=None: must be given in pixels, {what} has images of "
-            f"{'different sizes' if len(sizes) > 1 else 'size %d x %d' % sizes.pop()}"
+            f"image_size=None: must be given in pixels where images are not squares of one size; "
+            f"{what} has images of {found}"
         )
-    channels = max(image.shape[0] for image in images)  # a few grey images among colour ones
+    channels = max(image.shape[0] for image in images)  # grey ones among colour ones
     return torch.stack([image.expand(channels, -1, -1) for image in images])
 
 
@@ -303,6 +294,11 @@ def _resize(images: torch.Tensor, size: int) -> torch.Tensor:
         return images
     square = transforms.center_crop(images, [min(images.shape[-2:])])
     return transforms.resize(square, [size, size], antialias=True)
+
+
+def _resize_all(images: ImageSet, size: int) -> ImageSet:
+    chunks = images.images.split(1024)  # resizing goes through float: keep that small
+    return ImageSet(torch.cat([_resize(chunk, size) for chunk in chunks]), images.labels)
 
 
 def _read_cache(cache: Path, key: str) -> dict | None:
@@ -341,32 +337,27 @@ def _stratified_order(labels: torch.Tensor, seed: int) -> torch.Tensor:
     return torch.from_numpy(np.lexsort((random, position)))
 
 
-def _split(images: ImageSet, share: float, seed: int, classes: list[str], parameter: str):
-    """Two stratified parts, the first with ``share`` of the images."""
-    order = _stratified_order(images.labels, seed)
-    size = round(share * len(images))
-    parts = images[order[:size]], images[order[size:]]
-    for part in parts:
-        counts = torch.bincount(part.labels, minlength=len(classes))
-        require(
-            bool(counts.all()),
-            parameter,
-            share,
-            "a share that leaves an image of every class on both sides; there are too few of "
-            f"class {classes[int(counts.argmin())]!r}",
-        )
-    return parts
+def _split(
+    labels: torch.Tensor, indices: torch.Tensor, share: float, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``indices`` in two stratified parts, the first with ``share`` of them."""
+    order = indices[_stratified_order(labels[indices], seed)]
+    size = round(share * len(order))
+    return order[:size], order[size:]
 
 
-def _channel_statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _channel_statistics(
+    images: torch.Tensor, indices: torch.Tensor
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel on the 0..1 scale, from the counts of 0..255."""
+    channels = images.shape[1]
+    counts = torch.zeros(channels, 256, dtype=torch.float64)
+    for part in indices.split(1024):  # counting widens the values: keep that small
+        for channel, pixels in enumerate(images[part].unbind(1)):
+            counts[channel] += torch.bincount(pixels.flatten(), minlength=256)
+    weights = counts / counts.sum(1, keepdim=True)
     values = torch.arange(256, dtype=torch.float64) / 255
-    mean, std = [], []
-    for channel in images.unbind(1):
-        counts = torch.zeros(256, dtype=torch.float64)
-        for chunk in channel.split(1024):  # bincount widens its input: keep that small
-            counts += torch.bincount(chunk.flatten(), minlength=256)
-        share = counts / counts.sum()
-        mean.append(float(share @ values))
-        std.append(float((share @ (values - mean[-1]) ** 2).sqrt()))
-    return tuple(mean), tuple(std)
+    mean = weights @ values
+    std = (weights @ values**2 - mean**2).clamp(min=0).sqrt()
+    std[std < 1 / 255] = 1.0  # a constant channel: nothing to divide by
+    return tuple(mean.tolist()), tuple(std.tolist())

@@ -108,25 +108,18 @@ def train(
 
     Raises ValueError for a bad argument, Diverged for a loss that is not finite.
     """
-    number = lambda x: isinstance(x, Real) and math.isfinite(x)  # noqa: E731
-    for valid, name, value, allowed in (
-        (optimizer in OPTIMIZERS, "optimizer", optimizer, f"one of {', '.join(OPTIMIZERS)}"),
-        (number(lr) and lr > 0, "lr", lr, "a number above 0"),
-        (number(momentum) and 0 <= momentum < 1, "momentum", momentum, "a number in [0, 1)"),
-        (number(weight_decay) and weight_decay >= 0, "weight_decay", weight_decay, "0 or more"),
-        (is_integer(batch_size, 2), "batch_size", batch_size, "an integer of at least 2"),
-        (is_integer(epochs, 0), "epochs", epochs, "an integer of at least 0"),
-        (schedule in SCHEDULES, "schedule", schedule, f"one of {', '.join(SCHEDULES)}"),
-        (
-            number(label_smoothing) and 0 <= label_smoothing < 1,
-            "label_smoothing",
-            label_smoothing,
-            "a number in [0, 1)",
-        ),
-        (precision in PRECISIONS, "precision", precision, f"one of {', '.join(PRECISIONS)}"),
-        (is_integer(seed, 0), "seed", seed, "an integer of at least 0"),
-    ):
-        require(valid, name, value, allowed)
+    require(optimizer in OPTIMIZERS, f"{optimizer=}: must be one of {', '.join(OPTIMIZERS)}")
+    require(_is_number(lr) and lr > 0, f"{lr=}: must be a number above 0")
+    require(_is_number(momentum) and 0 <= momentum < 1, f"{momentum=}: must be in [0, 1)")
+    valid = _is_number(weight_decay) and weight_decay >= 0
+    require(valid, f"{weight_decay=}: must be a number of at least 0")
+    require(is_integer(batch_size, 2), f"{batch_size=}: must be an integer of at least 2")
+    require(is_integer(epochs, 0), f"{epochs=}: must be an integer of at least 0")
+    require(schedule in SCHEDULES, f"{schedule=}: must be one of {', '.join(SCHEDULES)}")
+    valid = _is_number(label_smoothing) and 0 <= label_smoothing < 1
+    require(valid, f"{label_smoothing=}: must be in [0, 1)")
+    require(precision in PRECISIONS, f"{precision=}: must be one of {', '.join(PRECISIONS)}")
+    require(is_integer(seed, 0), f"{seed=}: must be an integer of at least 0")
     device = _device(device)
     if epochs == 0:
         return []
@@ -209,8 +202,8 @@ def evaluate(
     Always in float32 and evaluation mode; every module's mode is restored. ``dataset`` gives the
     mean and std for the normalisation. The model is moved to ``device``.
     """
-    require(is_integer(batch_size, 1), "batch_size", batch_size, "an integer of at least 1")
-    require(len(images) > 0, "images", images, "at least one image")
+    require(is_integer(batch_size, 1), f"{batch_size=}: must be an integer of at least 1")
+    require(len(images) > 0, "images: must hold at least one image")
     device = _device(device)
     model.to(device=device, memory_format=torch.channels_last)
     normalise = _normaliser(dataset, device)
@@ -227,6 +220,10 @@ def evaluate(
         "cross_entropy": loss.item() / len(images),
         "accuracy": correct.item() / len(images),
     }
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 @contextlib.contextmanager
@@ -248,7 +245,7 @@ def _device(device: str | torch.device) -> torch.device:
         available = chosen.type == "cpu" or (chosen.type == "cuda" and torch.cuda.is_available())
     except (RuntimeError, TypeError):
         available = False
-    require(available, "device", device, "auto, cpu, or cuda on a machine that has it")
+    require(available, f"{device=}: must be auto, cpu, or cuda on a machine that has it")
     return chosen
 
 
