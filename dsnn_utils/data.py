@@ -12,7 +12,7 @@ import os
 import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -70,9 +70,9 @@ class Dataset:
         return self.train.images.shape[1]
 
     @property
-    def image_size(self) -> int:
-        """Height and width in pixels (images are square)."""
-        return self.train.images.shape[2]
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return tuple(self.train.images.shape[2:])
 
 
 def require(condition, message: str) -> None:
@@ -130,7 +130,7 @@ def load_dataset(
             "existing directory or .zip file with images in train/<class>/",
         )
         classes, train, test = _load_folder(path, root, image_size)
-    if image_size not in (None, train.images.shape[-1]):
+    if image_size is not None:
         train, test = _resize_all(train, image_size), test and _resize_all(test, image_size)
 
     rest = torch.arange(len(train))
@@ -163,6 +163,19 @@ def load_dataset(
         std=std,
         flip=name_or_path != "digits",
     )
+
+
+def take_fraction(dataset: Dataset, fraction: float, seed: int = 0) -> Dataset:
+    """The data set with a stratified ``fraction`` of its training part, everything else the same.
+
+    At least one image per class stays. With the same seed, smaller fractions are contained in
+    larger ones. Raises ValueError for a fraction outside (0, 1].
+    """
+    valid = isinstance(fraction, Real) and 0 < fraction <= 1
+    require(valid, f"{fraction=}: must be a number above 0 and up to 1")
+    size = max(dataset.num_classes, round(fraction * len(dataset.train)))
+    order = _stratified_order(dataset.train.labels, seed)
+    return replace(dataset, train=dataset.train[order[:size]])
 
 
 # --- Sources: each gives the class names, the training images and the test images or None
@@ -278,12 +291,11 @@ def _decode(names: list[str], read, image_size: int | None, what: str) -> torch.
     with ThreadPoolExecutor() as pool:
         images = list(tqdm(pool.map(decode, names), f"decoding {what}", len(names), unit=" images"))
     sizes = sorted({tuple(image.shape[1:]) for image in images})
-    if len(sizes) > 1 or sizes[0][0] != sizes[0][1]:
-        found = " x ".join(map(str, sizes[0])) if len(sizes) == 1 else f"{len(sizes)} sizes"
-        raise ValueError(
-            f"image_size=None: must be given in pixels where images are not squares of one size; "
-            f"{what} has images of {found}"
-        )
+    require(
+        len(sizes) == 1,
+        f"image_size=None: must be given (in pixels) for images of different sizes; {what} has "
+        f"{len(sizes)} sizes from {sizes[0]} to {sizes[-1]}",
+    )
     channels = max(image.shape[0] for image in images)  # grey ones among colour ones
     return torch.stack([image.expand(channels, -1, -1) for image in images])
 
@@ -297,6 +309,8 @@ def _resize(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _resize_all(images: ImageSet, size: int) -> ImageSet:
+    if images.images.shape[-2:] == (size, size):
+        return images
     chunks = images.images.split(1024)  # resizing goes through float: keep that small
     return ImageSet(torch.cat([_resize(chunk, size) for chunk in chunks]), images.labels)
 
