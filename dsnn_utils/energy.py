@@ -18,7 +18,14 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .meter import EnergyMeter, InferenceEnergy, Measurement, measure_inference
+from dsnn_utils.layers import ShiftConv2d, ShiftLinear, ShiftSpec
+from dsnn_utils.meter import (
+    EnergyMeter,
+    InferenceEnergy,
+    Measurement,
+    eval_mode,
+    measure_inference,
+)
 
 __all__ = [
     "FLOAT32_PJ",
@@ -204,21 +211,17 @@ class _Row(NamedTuple):
 def _count(model: nn.Module, shape: tuple[int, ...]) -> list[_Row]:
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     image = torch.zeros(shape, device=parameter.device, dtype=parameter.dtype)
-    training = {module: module.training for module in model.modules()}
     counter = _OperationCounter()
     hooks = []
     try:
         for name, module in model.named_modules():
             hooks.append(module.register_forward_pre_hook(counter.enter(name)))
             hooks.append(module.register_forward_hook(counter.leave))
-        model.eval()
-        with torch.no_grad(), counter:
+        with eval_mode(model), torch.no_grad(), counter:
             model(image)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in training.items():
-            module.training = mode
     return counter.rows
 
 
@@ -234,7 +237,7 @@ _ELEMENTWISE_PJ = {
     **dict.fromkeys(("add", "add_", "sub", "sub_"), FLOAT32_PJ["add"]),
     **dict.fromkeys(("mul", "mul_", "div", "div_"), FLOAT32_PJ["multiply"]),
 }
-_AVERAGES = ("mean", "sum", "avg_pool1d", "avg_pool2d", "_adaptive_avg_pool2d")
+_NOT_COVERED = ("attention", "transformer", "lstm", "gru", "rnn")  # refused, never undercounted
 _MATRIX_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "addmv", "mv", "linear")
 
 
@@ -258,7 +261,7 @@ class _OperationCounter(TorchDispatchMode):
         self._record(func.overloadpacket.__name__, name, _shift_spec(module), args, output)
         return output
 
-    def _record(self, op: str, layer: str, spec, args: tuple, output) -> None:
+    def _record(self, op: str, layer: str, spec: ShiftSpec | None, args: tuple, output) -> None:
         out = output[0] if isinstance(output, (tuple, list)) else output
         if op == "convolution":
             x, weight, transposed = args[0], args[1], args[6]
@@ -281,14 +284,17 @@ class _OperationCounter(TorchDispatchMode):
             tensors = sum(isinstance(arg, torch.Tensor) for arg in args[:2])
             moved = FLOAT_BITS * (tensors + 1) * out.numel()
             self._other(layer, "elementwise", out.numel(), _ELEMENTWISE_PJ[op], moved)
-        elif "max_pool" in op:
-            kernel = args[1] if isinstance(args[1], (list, tuple)) else [args[1]] * 2
+        elif "pool" in op or op in ("mean", "sum"):
+            windows = "pool" in op and "adaptive" not in op  # windows may overlap
+            reads = out.numel() * math.prod(args[1]) if windows else args[0].numel()
             moved = FLOAT_BITS * (args[0].numel() + out.numel())
-            self._other(layer, "pooling", out.numel() * math.prod(kernel), _COMPARE_PJ, moved)
-        elif op in _AVERAGES:
-            x = args[0]
-            moved = FLOAT_BITS * (x.numel() + out.numel())
-            self._other(layer, "pooling", x.numel(), FLOAT32_PJ["add"], moved)
+            pj = _COMPARE_PJ if "max" in op else FLOAT32_PJ["add"]
+            self._other(layer, "pooling", reads, pj, moved)
+        elif any(word in op for word in _NOT_COVERED):
+            raise ValueError(
+                f"operation {op} in layer {layer!r}: must be a convolution, a linear "
+                "layer or an element-wise operation to be counted"
+            )
 
     def _layer(self, layer, kind, spec, macs, x, weight, out) -> None:
         arithmetic, width, weight_bits = "float32", FLOAT_BITS, FLOAT_BITS
@@ -307,7 +313,5 @@ class _OperationCounter(TorchDispatchMode):
         self.rows.append(row)
 
 
-def _shift_spec(module: nn.Module | None):
-    """The ShiftSpec of a shift layer, None for every other module."""
-    spec = getattr(module, "spec", None)
-    return spec if hasattr(spec, "activation_fraction_bits") else None
+def _shift_spec(module: nn.Module | None) -> ShiftSpec | None:
+    return module.spec if isinstance(module, (ShiftConv2d, ShiftLinear)) else None

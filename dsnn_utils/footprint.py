@@ -55,7 +55,6 @@ class Footprint:
     energy_kwh: float
     emissions_gco2eq: float
     water_l: float
-    embodied_gco2eq: float
     carbon_intensity_gco2eq_per_kwh: float
 
 
@@ -67,7 +66,6 @@ def footprint(
     carbon_intensity_gco2eq_per_kwh: float | None = None,
     pue: float = 1.0,
     wue_l_per_kwh: float = 0.0,
-    embodied_gco2eq: float = 0.0,
 ) -> Footprint:
     """Emissions and water of ``energy_kwh`` as CodeCarbon computes them.
 
@@ -76,19 +74,18 @@ def footprint(
     overrides ``country`` and ``region``. Energy measured or modelled: the caller's choice, and the
     caller's duty to say which.
     """
-    _check("energy_kwh", energy_kwh, 0)
-    _check("pue", pue, 1)
-    _check("wue_l_per_kwh", wue_l_per_kwh, 0)
+    check_number("energy_kwh", energy_kwh, 0)
+    check_number("pue", pue, 1)
+    check_number("wue_l_per_kwh", wue_l_per_kwh, 0)
     intensity = carbon_intensity_gco2eq_per_kwh
     if intensity is None:
         intensity = grid_intensity_gco2eq_per_kwh(country, region)
-    _check("carbon_intensity_gco2eq_per_kwh", intensity, 0)
+    check_number("carbon_intensity_gco2eq_per_kwh", intensity, 0)
     total_kwh = energy_kwh * pue
     return Footprint(
         energy_kwh=total_kwh,
         emissions_gco2eq=total_kwh * intensity,
         water_l=total_kwh * wue_l_per_kwh,
-        embodied_gco2eq=embodied_gco2eq,
         carbon_intensity_gco2eq_per_kwh=intensity,
     )
 
@@ -109,13 +106,15 @@ def embodied_emissions_gco2eq(
     2023): 2500 kgCO2eq, 6 years, 85 % busy, which is 56 g per hour. A machine that idles most of
     its life has a far larger share per hour: set ``utilisation`` to your own.
     """
-    _check("duration_s", duration_s, 0)
-    _check("machine_kgco2eq", machine_kgco2eq, 0)
-    for name, value in (("utilisation", utilisation), ("share_of_machine", share_of_machine)):
-        if not 0 < value <= 1:
-            raise ValueError(f"{name}={value}: must be over 0 and at most 1")
-    if not (math.isfinite(lifetime_years) and lifetime_years > 0):
-        raise ValueError(f"lifetime_years={lifetime_years}: must be a finite number over 0")
+    check_number("duration_s", duration_s, 0)
+    check_number("machine_kgco2eq", machine_kgco2eq, 0)
+    for name, value, maximum in (
+        ("lifetime_years", lifetime_years, 100),
+        ("utilisation", utilisation, 1),
+        ("share_of_machine", share_of_machine, 1),
+    ):
+        if not 0 < value <= maximum:
+            raise ValueError(f"{name}={value!r}: must be over 0 and at most {maximum}")
     busy_life_s = lifetime_years * 365 * 24 * 3600 * utilisation
     return 1000 * machine_kgco2eq * share_of_machine * duration_s / busy_life_s
 
@@ -163,7 +162,7 @@ def break_even(
         ("default_half_width_j_per_image", default_half_width_j_per_image),
         ("solution_half_width_j_per_image", solution_half_width_j_per_image),
     ):
-        _check(name, value, 0)
+        check_number(name, value, 0)
     cost, cost_hw = search_energy_kwh * J_PER_KWH, search_half_width_kwh * J_PER_KWH
     saving = default_j_per_image - solution_j_per_image
     saving_hw = math.hypot(default_half_width_j_per_image, solution_half_width_j_per_image)
@@ -176,6 +175,25 @@ def break_even(
         saving_j_per_image=saving,
         saving_half_width_j_per_image=saving_hw,
     )
+
+
+def search_energy_kwh(trials: pd.DataFrame) -> tuple[float, float]:
+    """Measured energy of all trials of a search, and the share of it that was really measured.
+
+    Works on the trials table (``energy_measured_kwh``, ``duration_s``), all workers in one. Trials
+    without a trusted reading (crashed, too short) are charged the mean power of the others over
+    their duration; without any reading the energy is NaN. What the optimiser itself spends between
+    trials is not in the table and not in the sum.
+    """
+    energy = trials["energy_measured_kwh"].astype(float)
+    duration = trials["duration_s"].astype(float).fillna(0.0)
+    measured = energy.notna() & (duration > 0)
+    if not measured.any():
+        return math.nan, 0.0
+    measured_kwh = float(energy[measured].sum())
+    kwh_per_s = measured_kwh / float(duration[measured].sum())
+    total_kwh = measured_kwh + kwh_per_s * float(duration[~measured].sum())
+    return total_kwh, measured_kwh / total_kwh
 
 
 def _fieller_interval(a: float, a_hw: float, b: float, b_hw: float) -> tuple[float, float]:
@@ -204,7 +222,7 @@ def grid_table(energy_kwh: float = 1.0) -> pd.DataFrame:
     """
     from codecarbon.input import DataSource
 
-    _check("energy_kwh", energy_kwh, 0)
+    check_number("energy_kwh", energy_kwh, 0)
     table = pd.DataFrame(
         {
             "country": code,
@@ -220,6 +238,7 @@ def grid_table(energy_kwh: float = 1.0) -> pd.DataFrame:
     return table.sort_values("carbon_intensity_gco2eq_per_kwh", ignore_index=True)
 
 
-def _check(name: str, value: float, minimum: float) -> None:
-    if not (math.isfinite(value) and value >= minimum):
-        raise ValueError(f"{name}={value}: must be a finite number of at least {minimum}")
+def check_number(name: str, value: float, minimum: float) -> None:
+    """Raise ValueError unless ``value`` is a finite number of at least ``minimum``."""
+    if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= minimum):
+        raise ValueError(f"{name}={value!r}: must be a finite number of at least {minimum}")

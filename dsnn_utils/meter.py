@@ -7,6 +7,7 @@ convolution. Modelled energy lives in :mod:`dsnn_utils.energy`; the two never mi
 import logging
 import math
 import os
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .footprint import J_PER_KWH, grid_intensity_gco2eq_per_kwh
+from dsnn_utils.footprint import J_PER_KWH, check_number, grid_intensity_gco2eq_per_kwh
 
 MIN_DURATION_S = 0.5  # below this CodeCarbon's readings are dominated by their own resolution
 
@@ -73,11 +74,10 @@ class EnergyMeter:
             ("pue", pue, 1),
             ("wue_l_per_kwh", wue_l_per_kwh, 0),
         ):
-            if not (math.isfinite(value) and value >= minimum):
-                raise ValueError(f"{name}={value}: must be a finite number of at least {minimum}")
+            check_number(name, value, minimum)
         if tracking_mode not in ("process", "machine"):
             raise ValueError(f"tracking_mode={tracking_mode!r}: must be 'process' or 'machine'")
-        self.export_dir = None if export_dir is None else Path(export_dir)
+        self.export_dir = None if export_dir is None else _writable_directory(export_dir)
         # Every setting that could reach the network, a file or a lock is given explicitly, as
         # CodeCarbon otherwise takes it from the environment or ~/.codecarbon.config.
         self._settings = dict(
@@ -88,7 +88,7 @@ class EnergyMeter:
             wue=float(wue_l_per_kwh),
             tracking_mode=tracking_mode,
             output_methods=[],
-            output_dir=".",
+            output_dir=tempfile.gettempdir(),
             emissions_endpoint=None,
             electricitymaps_api_token="",
             allow_multiple_runs=True,  # no lock file: neither workers nor dead processes block
@@ -96,7 +96,7 @@ class EnergyMeter:
         )
         self._tracker = None
         self._tracker_pid = None
-        self._measuring = False
+        self._measuring_pid = None
         self.method = "unknown"
         self.hardware = "unknown"
         self._failure = ""
@@ -109,20 +109,20 @@ class EnergyMeter:
         self.close()
 
     def __getstate__(self):
-        return {**self.__dict__, "_tracker": None, "_tracker_pid": None, "_measuring": False}
+        return {**self.__dict__, "_tracker": None, "_tracker_pid": None, "_measuring_pid": None}
 
     def start(self) -> None:
         """Start the tracker if it is not running; slow (1 to 3 s) the first time in a process."""
         if self._tracker is not None and self._tracker_pid == os.getpid():
             return
-        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
         try:
             from codecarbon import OfflineEmissionsTracker
 
+            logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # the import resets it
             tracker = OfflineEmissionsTracker(**self._settings, output_handlers=[])
             tracker.start_task("warm-up")  # detects the hardware
-            tracker.stop_task()
-            self.method, self.hardware = _describe(tracker)
+            first_reading = tracker.stop_task()
+            self.method, self.hardware = _describe(tracker, first_reading)
             self._tracker, self._tracker_pid = tracker, os.getpid()
         except Exception as error:
             self._drop_tracker(f"the tracker did not start: {error!r}")
@@ -138,7 +138,7 @@ class EnergyMeter:
         Measurements do not nest: an inner one is marked as not trusted.
         """
         measurement = Measurement()
-        if self._measuring:
+        if self._measuring_pid == os.getpid():
             started = time.perf_counter()
             try:
                 yield measurement
@@ -147,8 +147,9 @@ class EnergyMeter:
                 measurement.reason = "another measurement of this meter was running"
             return
         self.start()
+        _wait_for_gpu()
         measurement.method = self.method
-        self._measuring = True
+        self._measuring_pid = os.getpid()
         try:
             if self._tracker is not None:
                 self._tracker.start_task(label)
@@ -157,9 +158,10 @@ class EnergyMeter:
         started = time.perf_counter()
         try:
             yield measurement
+            _wait_for_gpu()
         finally:
             measurement.duration_s = time.perf_counter() - started
-            self._measuring = False
+            self._measuring_pid = None
             self._finish(measurement, label)
 
     def _finish(self, measurement: Measurement, label: str) -> None:
@@ -167,7 +169,6 @@ class EnergyMeter:
         if self._tracker is not None:
             try:
                 data = self._tracker.stop_task()
-                self._tracker._tasks.clear()  # or it would keep every task of a long search
                 if self.export_dir is not None:
                     self._export(data, label)
             except Exception as error:
@@ -192,9 +193,11 @@ class EnergyMeter:
     def _export(self, data, label: str) -> None:
         from codecarbon.output_methods.file import FileOutput
 
-        self.export_dir.mkdir(parents=True, exist_ok=True)
         data.project_name = label
-        FileOutput("emissions.csv", str(self.export_dir)).out(data, None)
+        try:
+            FileOutput("emissions.csv", str(self.export_dir)).out(data, None)
+        except OSError as error:  # a full disk does not make the reading wrong
+            logging.getLogger(__name__).warning("measurement not exported: %s", error)
 
     def _drop_tracker(self, failure: str) -> None:
         tracker, self._tracker, self._failure = self._tracker, None, failure
@@ -205,7 +208,19 @@ class EnergyMeter:
             pass  # nothing to do about a tracker that cannot even stop
 
 
-def _describe(tracker) -> tuple[str, str]:
+def _writable_directory(path: str | Path) -> Path:
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise ValueError(
+            f"export_dir={str(path)!r}: must be a directory that can be written ({error.strerror})"
+        ) from None
+
+
+def _describe(tracker, first_reading) -> tuple[str, str]:
     """How this tracker gets its numbers, and on what: two short texts for tables and titles."""
     names = {
         "intel_rapl": "RAPL",
@@ -220,11 +235,12 @@ def _describe(tracker) -> tuple[str, str]:
         if kind == "CPU":
             methods.append(names.get(item._mode, item._mode))
             if item._mode in ("cpu_load", "constant"):
-                notes.append(f"power model {item._tdp} W at full CPU load")
+                notes.append(f"CPU assumed {item._tdp:g} W at full load")
         elif kind == "GPU":
             methods.append("NVML" if torch.version.hip is None else "AMDSMI")
-        elif kind == "AppleSiliconChip":
-            methods.append("powermetrics")
+        elif kind != "RAM":  # always a constant, says nothing about the method
+            methods.append(kind)
+    notes.append(f"memory assumed {first_reading.ram_power:g} W")
     found = tracker.get_detected_hardware()
     hardware = [f"{found['cpu_model']}, {found['cpu_count']} threads"]
     hardware.append(f"{found['ram_total_size']:.1f} GB RAM")
@@ -285,9 +301,7 @@ def measure_inference(
     batch = batch.to(parameter.device)
     batch = batch.to(parameter.dtype) / 255 if batch.dtype == torch.uint8 else batch
     energies, failures = [], []
-    was_training = model.training
-    model.eval()
-    try:
+    with eval_mode(model):
         meter.start()
         _run_window(model, batch, min(window_s, 0.5))
         while len(energies) + len(failures) < max_windows:
@@ -303,8 +317,6 @@ def measure_inference(
                 mean, half_width, cv = mean_and_half_width(energies)
                 if half_width <= half_width_share * mean:
                     break
-    finally:
-        model.train(was_training)
     trusted = len(energies) >= min_windows
     mean, half_width, cv = mean_and_half_width(energies) if trusted else (math.nan,) * 3
     return InferenceEnergy(
@@ -323,6 +335,18 @@ def measure_inference(
     )
 
 
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put the model into eval mode and give every module its own mode back, error or not."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 def mean_and_half_width(values: Iterable[float]) -> tuple[float, float, float]:
     """Mean, half-width of its 95 % confidence interval (Student's t), coefficient of variation."""
     from scipy.special import stdtrit
@@ -333,14 +357,19 @@ def mean_and_half_width(values: Iterable[float]) -> tuple[float, float, float]:
     return float(mean), float(half_width), float(deviation / mean)
 
 
+def _wait_for_gpu() -> None:
+    """CUDA calls return before the work is done: wait, so that its energy falls in the window."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 def _run_window(model: nn.Module, batch: torch.Tensor, window_s: float) -> int:
     """Run whole batches for at least ``window_s`` seconds; return the number of images."""
     images_done = 0
     end = time.perf_counter() + window_s
-    with torch.inference_mode():
+    with torch.no_grad():
         while time.perf_counter() < end:
             model(batch)
-            if batch.is_cuda:
-                torch.cuda.synchronize(batch.device)  # launches return before the work is done
+            _wait_for_gpu()  # or launches would queue up far beyond the window
             images_done += len(batch)
     return images_done
