@@ -1,0 +1,320 @@
+"""Published values we compare with: each with its source, its protocol and what is not known.
+
+Sources:
+
+- [H24] Hennig, Tornede and Lindauer, "Towards Leveraging AutoML for Sustainable Deep Learning",
+  2024, arXiv 2404.01965. Its numbers are taken from a public summary of the paper (the quoted
+  "Stats" and abstract), which names neither table nor page.
+- [H26] Hennig and Lindauer, arXiv 2606.23208 (the journal version).
+- [E21] Elhoushi et al., "DeepShift: Towards Multiplication-Less Neural Networks", CVPR Workshops
+  2021, arXiv 1905.13298.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+
+from dsnn_utils import pareto
+
+TOLERANCE_PERCENT = 1.0  # a value this many percentage points below the published one still holds
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published number. `quantity` says which number of a run is its counterpart."""
+
+    source: str
+    what: str
+    value: float
+    unit: str
+    quantity: str
+    dataset: str
+    model: str
+    protocol: str
+    unknown: str
+    relation: str = "="  # "=", ">" (more than) or "~" (about, up to)
+    shift_type: str | None = None
+    weight_bits: int | None = None
+    epochs: int | None = None
+
+
+def _h24(what: str, value: float, unit: str, quantity: str, **kwargs) -> Published:
+    return Published(
+        "arXiv 2404.01965", what, value, unit, quantity, "cifar10", "resnet20",
+        "CIFAR-10 test set, ResNet20",
+        "epochs of the final training, seeds, hardware, grid; table or page of the number; the "
+        "default's emissions are not in our source",
+        **kwargs,
+    )  # fmt: skip
+
+
+def _h26(what: str, value: float, unit: str, quantity: str, model: str, **kwargs) -> Published:
+    return Published(
+        "arXiv 2606.23208", what, value, unit, quantity, "cifar10", model,
+        "fidelity is epochs (up to 100), 3 seeds; emissions measured on emulated shifts",
+        "hardware and grid; table or figure of the number",
+        **kwargs,
+    )  # fmt: skip
+
+
+def _e21(what: str, value: float, quantity: str, model: str, **kwargs) -> Published:
+    return Published(
+        "DeepShift, CVPRW 2021", what, value, "%", quantity, "cifar10", model,
+        "CIFAR-10 test set, 200 epochs, trained from scratch", "seeds, hardware",
+        epochs=200, **kwargs,
+    )  # fmt: skip
+
+
+PUBLISHED = (
+    _h24("Default DSNN, accuracy", 83.0, "%", "default_accuracy"),
+    _h24("Optimised DSNNs, accuracy", 80.0, "%", "chosen_accuracy", relation=">"),
+    _h24("Pareto solution 1, accuracy", 83.5, "%", "chosen_accuracy"),
+    _h24("Pareto solution 1, emissions", 0.1661, "gCO2eq", "chosen_emissions"),
+    _h24("Pareto solution 2, accuracy", 84.67, "%", "chosen_accuracy"),
+    _h24("Pareto solution 2, emissions", 0.1673, "gCO2eq", "chosen_emissions"),
+    _h26("Lower loss than the default, up to", 20.0, "%", "loss_gain", "any", relation="~"),
+    _h26("Fewer emissions than the default, over", 60.0, "%", "emissions_gain", "any",
+         relation=">"),
+    _h26("Best VGG19, accuracy", 93.45, "%", "best_accuracy", "vgg19"),
+    _e21("ResNet20, float32, accuracy", 91.79, "plain_accuracy", "resnet20"),
+    _e21("ResNet20, Q, accuracy", 89.85, "full_depth_accuracy", "resnet20", shift_type="Q"),
+    _e21("ResNet20, PS, accuracy", 88.84, "full_depth_accuracy", "resnet20", shift_type="PS"),
+    *(
+        _e21(f"ResNet18, PS, {bits} weight bits, accuracy", value, "full_depth_accuracy",
+             "resnet18", shift_type="PS", weight_bits=bits)
+        for bits, value in ((5, 93.20), (4, 94.12), (3, 92.85), (2, 92.80))
+    ),
+)  # fmt: skip
+
+
+def published() -> pd.DataFrame:
+    """Every published number, one row each (the fields of `Published`)."""
+    return pd.DataFrame([asdict(row) for row in PUBLISHED])
+
+
+def known_good_configurations(max_depth: int | None = None) -> list[dict]:
+    """Three optimised configurations from the authors' public code history, newest knowledge first.
+
+    Not results of a paper: which network, data set and accuracy they belong to is not stated
+    there. Keys are those of the trials table. With `max_depth` they are made to fit the search
+    space of a network with that many shiftable layers: depth and batch size (32..128) are clipped,
+    and what the search sets itself (epochs) or does not know for the optimizer (momentum) is left
+    out.
+    """
+    names = (
+        "shift_depth", "shift_type", "weight_bits", "activation_integer_bits",
+        "activation_fraction_bits", "batch_size", "optimizer", "lr", "momentum", "rounding",
+        "weight_decay", "epochs",
+    )  # fmt: skip
+    rows = (
+        (6, "Q", 4, 4, 4, 355, "Ranger", 0.0846873538693396, 0.5016319121915253, "stochastic",
+         0.002621919374247543, 100),
+        (10, "Q", 8, 5, 11, 184, "Adagrad", 0.01376535177340809, 0.6232249074330178,
+         "deterministic", 0.003186370955560786, 100),
+        (7, "PS", 3, 22, 19, 412, "Adam", 0.19574505010432006, 0.5759289191947714, "stochastic",
+         0.0015905368666715518, 47),
+    )  # fmt: skip
+    configurations = [dict(zip(names, row, strict=True)) for row in rows]
+    if max_depth is None:
+        return configurations
+    if isinstance(max_depth, bool) or max_depth < 1:
+        raise ValueError(f"max_depth={max_depth!r}: must be an integer of at least 1")
+    for c in configurations:
+        c["shift_depth"] = min(c["shift_depth"], max_depth)
+        c["batch_size"] = min(max(c["batch_size"], 32), 128)
+        del c["epochs"]
+        if c["optimizer"] not in ("SGD", "RMSprop"):
+            del c["momentum"]
+    return configurations
+
+
+# ------------------------------------------------------------------------------------ comparison
+
+
+def compare(
+    trials: pd.DataFrame | None = None,
+    results: Mapping[str, float] | None = None,
+    chosen: pd.Series | None = None,
+) -> pd.DataFrame:
+    """Published values beside ours: columns what, published, relation, ours, unit, ratio,
+    comparable, why, status, source.
+
+    Ours are validation values of the trials table, whose `chosen` row (default: the row that
+    dominates the published default by the largest margin, else the knee) stands beside the
+    papers' Pareto solutions. `results` gives test accuracies (0..1) of final trainings, which take
+    the place of validation values: `default_test_accuracy`, `chosen_test_accuracy`,
+    `plain_test_accuracy`, `best_test_accuracy`.
+
+    status: "reproduced" (comparable, at most one percentage point short), "differs" (comparable,
+    shorter) or "not yet" (nothing comparable).
+    """
+    ours = _our_values(trials, chosen) if trials is not None else pd.DataFrame()
+    table = pd.DataFrame([_compare_one(row, trials, ours, results or {}) for row in PUBLISHED])
+    return table
+
+
+def _compare_one(row: Published, trials, ours: pd.DataFrame, results: Mapping) -> dict:
+    value, reasons = None, []
+    if trials is None:
+        reasons.append("no trials table given")
+    else:
+        value, used = _counterpart(row, trials, ours, results, reasons)
+        if value is not None:
+            reasons += _differences(row, used)
+    comparable = value is not None and not reasons
+    short = None if value is None else row.value - value
+    status = "not yet"
+    if comparable:
+        status = "reproduced" if short <= TOLERANCE_PERCENT else "differs"
+    if comparable:
+        reasons = [f"same data set, network and measure; not known: {row.unknown}"]
+    return {
+        "what": row.what,
+        "published": row.value,
+        "relation": row.relation,
+        "ours": np.nan if value is None else value,
+        "unit": row.unit,
+        "ratio": np.nan if value is None else value / row.value,
+        "comparable": comparable,
+        "why": "; ".join(reasons),
+        "status": status,
+        "source": row.source,
+    }
+
+
+def _our_values(trials: pd.DataFrame, chosen: pd.Series | None) -> dict:
+    """The rows of ours that published numbers have a counterpart in, by quantity."""
+    pareto.require_columns(
+        trials, ["dataset", "model", "origin", "shift_depth", "max_shift_depth", "val_accuracy"]
+    )
+    rows = pareto.successful(trials, ("loss",))
+    if chosen is None:
+        try:
+            chosen = pareto.best_dominating_default(trials)
+        except ValueError:
+            chosen = pareto.knee(trials)
+    found = {"rows": rows, "chosen": chosen, "default": None}
+    if len(pareto.default_rows(rows)):
+        found["default"] = pareto.default_trial(rows)
+    return found
+
+
+def _counterpart(row: Published, trials, ours: dict, results: Mapping, reasons: list):
+    """(value in the published unit, the row of ours it belongs to); (None, None) if there is none."""
+    rows, default, chosen = ours["rows"], ours["default"], ours["chosen"]
+    kind, _, measure = row.quantity.rpartition("_")
+    if row.model not in ("any", *rows["model"].unique()):
+        reasons.append(f"no trial with {row.model}")
+        return None, None
+    if measure == "gain":
+        if default is None:
+            reasons.append("no successful published default in the table")
+            return None, None
+        objective = "loss" if kind == "loss" else "emissions_gco2eq"
+        return _largest_gain(rows, default, objective, reasons), default
+    if measure == "emissions":
+        value = chosen.get("emissions_gco2eq")
+        if value is None or not np.isfinite(value):
+            reasons.append("no emissions measured")
+            return None, None
+        return float(value), chosen
+    if kind == "full_depth":
+        rows = rows[rows["shift_depth"] == rows["max_shift_depth"]]
+        rows = rows[rows["shift_type"] == row.shift_type]
+        if row.weight_bits is not None:
+            rows = rows[rows["weight_bits"] == row.weight_bits]
+    elif kind == "plain":
+        rows = rows[rows["shift_depth"] == 0]
+    elif kind in ("default", "chosen"):
+        used = ours[kind]
+        if used is None:
+            reasons.append("no successful published default in the table")
+            return None, None
+        rows = used.to_frame().T
+    if row.model != "any":
+        rows = rows[rows["model"] == row.model]
+    if rows.empty:
+        reasons.append("no such trial in the table")
+        return None, None
+    used = rows.loc[rows["val_accuracy"].astype(float).idxmax()]
+    value = results.get(f"{kind}_test_accuracy")
+    if value is None:
+        reasons.append("ours is validation accuracy, the published one test accuracy")
+        value = used["val_accuracy"]
+    return 100 * float(value), used
+
+
+def _largest_gain(rows: pd.DataFrame, default: pd.Series, objective: str, reasons: list):
+    """Largest relative reduction (%) among rows that dominate the default in loss and emissions."""
+    names = ["loss", "emissions_gco2eq"]
+    if "emissions_gco2eq" not in rows or not np.isfinite(default["emissions_gco2eq"]):
+        reasons.append("no emissions measured")
+        return None
+    better = rows[(rows[names] <= default[names].astype(float)).all(axis=1)]
+    return float(100 * (1 - better[objective].min() / default[objective]))
+
+
+def _differences(row: Published, used: pd.Series) -> list[str]:
+    """What keeps our value from being comparable with the published one."""
+    reasons = []
+    if used["dataset"] != row.dataset:
+        reasons.append(f"data set {used['dataset']}, published {row.dataset}")
+    if row.model not in ("any", used["model"]):
+        reasons.append(f"network {used['model']}, published {row.model}")
+    if row.epochs is not None and used.get("epochs") != row.epochs:
+        reasons.append(f"{used.get('epochs')} epochs, published {row.epochs}")
+    size = used.get("train_size")
+    if row.dataset == "cifar10" and pd.notna(size) and size < 40_000:
+        reasons.append(f"{int(size)} training images, published all 50,000 less their validation")
+    if row.quantity.startswith("emissions") or row.quantity.endswith("emissions"):
+        reasons.append("emissions depend on machine, grid and what was measured, none published")
+    return reasons
+
+
+FINDINGS = (
+    ("The default is dominated", "arXiv 2606.23208", "default_dominated"),
+    ("Low shift depths are often optimal", "arXiv 2606.23208", "low_depths"),
+    ("Shift depth matters most for the loss", "arXiv 2606.23208 (ResNet20, CIFAR-10)", "loss"),
+    (
+        "Activation bits matter most for the emissions",
+        "arXiv 2606.23208 (ResNet20, CIFAR-10)",
+        "emissions_gco2eq",
+    ),
+)
+
+
+def findings(trials: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Published findings beside what our table says: columns finding, source, ours, holds.
+
+    `holds` is True, False or None (our table cannot tell). Importances are fANOVA's on the trials.
+    """
+    rows = []
+    for finding, source, check in FINDINGS:
+        try:
+            ours, holds = _check(trials, check, seed)
+        except ValueError as error:
+            ours, holds = f"not yet: {error}", None
+        rows.append({"finding": finding, "source": source, "ours": ours, "holds": holds})
+    return pd.DataFrame(rows)
+
+
+def _check(trials: pd.DataFrame, check: str, seed: int) -> tuple[str, bool]:
+    if check == "default_dominated":
+        pareto.default_trial(pareto.successful(trials))
+        try:
+            row = pareto.best_dominating_default(trials)
+        except ValueError:
+            return "no trial dominates it (loss, modelled energy)", False
+        return f"trial {row['trial']} dominates it (loss, modelled energy)", True
+    if check == "low_depths":
+        front = pareto.pareto_front(trials)
+        low = (front["shift_depth"] <= front["max_shift_depth"] / 2).mean()
+        return f"{100 * low:.0f} % of the front has at most half of the layers shifted", low >= 0.5
+    table = pareto.importance(trials, check, seed)
+    first = table.iloc[0]
+    wanted = ("shift_depth",) if check == "loss" else (
+        "activation_integer_bits", "activation_fraction_bits")  # fmt: skip
+    text = f"{first['hyperparameter']} explains most ({100 * first['importance']:.0f} %)"
+    return text, first["hyperparameter"] in wanted
