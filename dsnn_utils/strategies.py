@@ -1,0 +1,311 @@
+"""Search strategies behind one small interface: `ask` proposes a point, `tell` reports its costs.
+
+A *point* is a plain dict: the hyperparameters of one configuration plus the value of the fidelity,
+if the strategy uses one. The loop that trains, records and resumes is in `dsnn_utils.search`; the
+strategies know nothing about networks, so they run on any function (see the benchmarks).
+
+Every strategy is a deterministic function of its seed and of what it was told, in order. The
+search relies on this: it resumes a run by asking and telling again what the trials table records.
+"""
+
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+from ConfigSpace import Configuration, ConfigurationSpace
+
+from dsnn_utils.space import Fidelity, plain
+
+STRATEGIES = ("smac_mf", "smac_mf_published", "smac", "tpe", "nsga2", "random")
+MULTI_FIDELITY = ("smac_mf", "smac_mf_published")
+
+
+def make_strategy(
+    name: str,
+    space: ConfigurationSpace,
+    fidelity: Fidelity | None,
+    objectives: tuple[str, ...],
+    seed: int,
+    n_initial: int = 8,
+    eta: int = 2,
+):
+    """The strategy `name` on `space`, minimising `objectives`.
+
+    Multi-fidelity strategies need a `fidelity` (which must not be a hyperparameter of the space);
+    for all others it must be None. `n_initial` random configurations come before the surrogate is
+    trusted; `eta` is the share promoted by successive halving (the best 1/eta).
+
+    Raises ValueError for an unknown name.
+    """
+    if name not in STRATEGIES:
+        raise ValueError(f"strategy={name!r}: must be one of {', '.join(STRATEGIES)}")
+    if (fidelity is not None) != (name in MULTI_FIDELITY):
+        raise ValueError(f"strategy={name!r}: takes a fidelity exactly if it is multi-fidelity")
+    if name == "smac_mf":
+        return SmacMultiFidelity(space, fidelity, objectives, seed, n_initial, eta)
+    if name == "smac_mf_published":
+        return SmacMultiFidelity(space, fidelity, objectives, seed, n_initial, eta=3)
+    if name == "smac":
+        return Smac(space, objectives, seed, n_initial)
+    if name in ("tpe", "nsga2"):
+        return Optuna(name, space, objectives, seed, n_initial)
+    return RandomSearch(space, seed)
+
+
+class RandomSearch:
+    """Uniform sampling from the space."""
+
+    def __init__(self, space: ConfigurationSpace, seed: int):
+        self._space = space
+        self._space.seed(seed)
+
+    def ask(self) -> tuple[dict, str]:
+        """The next point and where it comes from (here always "random")."""
+        return plain(self._space.sample_configuration()), "random"
+
+    def tell(self, point: dict, costs: list[float], success: bool) -> None:
+        """Random search learns nothing."""
+
+
+class Smac:
+    """SMAC3 with a random-forest surrogate and ParEGO; every hyperparameter is a plain one."""
+
+    def __init__(
+        self, space: ConfigurationSpace, objectives: tuple[str, ...], seed: int, n_initial: int
+    ):
+        self._facade = self._make_facade(space, objectives, seed, n_initial)
+        self._space = space
+        self._open = {}
+
+    def _make_facade(self, space, objectives, seed, n_initial):
+        return _smac_facade(space, objectives, seed, n_initial)
+
+    def _budget(self, point: dict) -> float | None:
+        return None
+
+    def _point(self, info) -> dict:
+        return plain(info.config)
+
+    def ask(self) -> tuple[dict, str]:
+        """The next point and its origin: "initial" design, "model", "random" (interleaved) or
+        "promoted" (a configuration seen before, at its next fidelity)."""
+        info = self._facade.ask()
+        point = self._point(info)
+        self._open[_key(point)] = info
+        return point, self._origin(info.config)
+
+    def _origin(self, config: Configuration) -> str:
+        return _origin(config)
+
+    def tell(self, point: dict, costs: list[float], success: bool) -> None:
+        """Report the finite `costs` of a point, asked for or not (crash costs if it failed)."""
+        from smac.runhistory import StatusType, TrialInfo, TrialValue
+
+        info = self._open.pop(_key(point), None)
+        if info is None:  # a point the search brought along, such as the published default
+            values = {name: point[name] for name in self._space if point.get(name) is not None}
+            config = Configuration(self._space, values=values)
+            info = TrialInfo(config, seed=0, budget=self._budget(point))
+        status = StatusType.SUCCESS if success else StatusType.CRASHED
+        cost = list(map(float, costs))
+        value = TrialValue(cost[0] if len(cost) == 1 else cost, status=status)
+        self._facade.tell(info, value, save=False)
+
+
+class SmacMultiFidelity(Smac):
+    """SMAC3 with Hyperband over a fidelity and ParEGO over the objectives.
+
+    Two things differ from SMAC 2.4's own facade. Incumbents are not kept: its update fails with an
+    AssertionError once two configurations were seen at different budgets (SMAC issue 1050), and
+    with shift depth as the fidelity every (configuration, depth) is a solution of its own, so the
+    front is taken from the trials table. And configurations brought along (the default) inform the
+    surrogate without entering a bracket.
+    """
+
+    def __init__(self, space, fidelity: Fidelity, objectives, seed, n_initial, eta):
+        self._fidelity, self._eta = fidelity, eta
+        self._budgets = _budgets(fidelity, eta)
+        self._seen = set()
+        super().__init__(space, objectives, seed, n_initial)
+
+    def _origin(self, config: Configuration) -> str:
+        promoted = config in self._seen
+        self._seen.add(config)
+        return "promoted" if promoted else _origin(config)
+
+    def _make_facade(self, space, objectives, seed, n_initial):
+        budgets = sorted(self._budgets.values())
+        return _smac_facade(space, objectives, seed, n_initial, budgets, self._eta)
+
+    def _budget(self, point: dict) -> float:
+        value = point[self._fidelity.name]
+        return self._budgets.get(value, float(value))
+
+    def _point(self, info) -> dict:
+        return plain(info.config) | {self._fidelity.name: self._fidelity.value(info.budget)}
+
+
+class Optuna:
+    """Optuna's multi-objective samplers: TPE ("tpe") or NSGA-II ("nsga2", population 20)."""
+
+    def __init__(self, name: str, space: ConfigurationSpace, objectives, seed: int, n_initial: int):
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # experimental-feature notes
+            if name == "tpe":
+                sampler = optuna.samplers.TPESampler(
+                    seed=seed, n_startup_trials=n_initial, multivariate=True, group=True
+                )
+            else:
+                sampler = optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
+        self._study = optuna.create_study(
+            sampler=sampler, directions=["minimize"] * len(objectives)
+        )
+        self._space = space
+        self._n_initial = n_initial
+        self._open = {}
+
+    def ask(self) -> tuple[dict, str]:
+        """The next point and its origin: "initial" or "model"."""
+        trial = self._study.ask()
+        point = {}
+        for name, hyperparameter in self._ordered():
+            if self._active(name, point):
+                point[name] = trial._suggest(name, _distribution(hyperparameter))
+        self._open[_key(point)] = trial
+        return point, "initial" if trial.number < self._n_initial else "model"
+
+    def tell(self, point: dict, costs: list[float], success: bool) -> None:
+        """Report the finite `costs` of a point, asked for or not (crash costs if it failed)."""
+        import optuna
+
+        trial = self._open.pop(_key(point), None)
+        if trial is not None:
+            self._study.tell(trial, list(costs))
+            return
+        names = [n for n, _ in self._ordered() if point.get(n) is not None]
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                params={n: point[n] for n in names},
+                distributions={n: _distribution(self._space[n]) for n in names},
+                values=list(costs),
+            )
+        )
+
+    def _ordered(self):
+        """Hyperparameters with parents before their children."""
+        children = {c.child.name for c in self._space.conditions}
+        return sorted(self._space.items(), key=lambda item: item[0] in children)
+
+    def _active(self, name: str, point: dict) -> bool:
+        conditions = [c for c in self._space.conditions if c.child.name == name]
+        return all(point.get(c.parent.name) in c.values for c in conditions)
+
+
+def _distribution(hyperparameter):
+    from optuna import distributions
+
+    if hasattr(hyperparameter, "choices"):
+        return distributions.CategoricalDistribution([str(c) for c in hyperparameter.choices])
+    low, high = plain({"low": hyperparameter.lower, "high": hyperparameter.upper}).values()
+    if isinstance(low, int):
+        return distributions.IntDistribution(low, high, log=hyperparameter.log)
+    return distributions.FloatDistribution(low, high, log=hyperparameter.log)
+
+
+def _key(point: dict) -> tuple:
+    return tuple(sorted(point.items()))
+
+
+def _budgets(fidelity: Fidelity, eta: int) -> dict[int | float, float]:
+    """The (possibly fractional) Hyperband budget behind each value of the fidelity."""
+    budgets, budget = {}, float(fidelity.maximum)
+    while budget >= fidelity.minimum - 1e-9:
+        budgets.setdefault(fidelity.value(budget), budget)
+        budget /= eta
+    return budgets
+
+
+def _origin(config: Configuration) -> str:
+    origin = config.origin or ""
+    if "Initial Design" in origin:
+        return "initial"
+    return "random" if "Random Search (max" in origin or origin == "Random Search" else "model"
+
+
+def _smac_facade(space, objectives, seed, n_initial, budgets=None, eta=2):
+    """A SMAC3 facade for ask and tell, deterministic for a given seed.
+
+    With `budgets` (ascending, each eta times the one before) the intensifier is Hyperband.
+    """
+    import smac
+    from smac import HyperparameterOptimizationFacade as Blackbox
+    from smac import MultiFidelityFacade
+    from smac.initial_design import RandomInitialDesign
+    from smac.multi_objective.parego import ParEGO
+
+    logging.getLogger("smac").setLevel(logging.ERROR)
+    scratch = tempfile.TemporaryDirectory(prefix="smac-")  # the trials table is the record
+    scenario = smac.Scenario(
+        space,
+        objectives=list(objectives),
+        deterministic=True,
+        n_trials=10**6,  # the search loop decides when to stop
+        seed=seed,
+        # Just under the lowest rung: SMAC counts rungs by a floor of logarithms.
+        min_budget=budgets and budgets[0] * (1 - 1e-9),
+        max_budget=budgets and budgets[-1],
+        output_directory=Path(scratch.name),
+    )
+    facade = MultiFidelityFacade if budgets else Blackbox
+    model = facade.get_model(scenario)
+    model._rf_opts["n_jobs"] = 1  # threads cost more than they bring on ten small trees
+    maximizer = facade.get_acquisition_maximizer(scenario, challengers=1000)
+    _order_start_points(maximizer._local_search)
+    facade = facade(
+        scenario,
+        None,
+        model=model,
+        acquisition_maximizer=maximizer,
+        initial_design=RandomInitialDesign(scenario, n_configs=n_initial, max_ratio=1.0),
+        intensifier=_hyperband(scenario, eta) if budgets else None,
+        multi_objective_algorithm=ParEGO(scenario) if len(objectives) > 1 else None,
+        logging_level=False,
+        overwrite=True,
+    )
+    facade.scratch = scratch  # removed with the facade
+    return facade
+
+
+def _order_start_points(local_search) -> None:
+    """Make SMAC's local search start from a list in a fixed order.
+
+    It collects its start points in a set, whose order depends on PYTHONHASHSEED: with it the same
+    seed would search differently in every process.
+    """
+    collect = local_search._get_init_points_from_previous_configs
+
+    def ordered(*args, **kwargs):
+        points = collect(*args, **kwargs)
+        return sorted(points, key=lambda c: np.nan_to_num(c.get_array(), nan=-1.0).tolist())
+
+    local_search._get_init_points_from_previous_configs = ordered
+
+
+def _hyperband(scenario, eta: int):
+    from smac.intensifier import Hyperband
+
+    class FrontHyperband(Hyperband):
+        def reset(self) -> None:
+            super().reset()
+            # A tracker that is not empty keeps told configurations out of the first bracket.
+            self._tracker[(0, 0)] = []
+
+        def update_incumbents(self, config: Configuration) -> None:
+            pass  # the trials table holds the front (see SmacMultiFidelity)
+
+    return FrontHyperband(scenario, eta=eta, incumbent_selection="highest_budget")

@@ -1,0 +1,127 @@
+"""One trial: build a network, convert it to a shift network, train it, weigh its energy.
+
+`run_trial` turns a point (a configuration with its shift depth) into one row of the trials table.
+"""
+
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import torch
+
+from dsnn_utils.conversion import convert_to_shift, shiftable_layers
+from dsnn_utils.data import Dataset
+from dsnn_utils.energy import modelled_energy
+from dsnn_utils.meter import EnergyMeter
+from dsnn_utils.models import build_model
+from dsnn_utils.space import to_spec
+from dsnn_utils.training import Diverged, evaluate, seed_everything, train
+
+TRAINING = ("optimizer", "lr", "momentum", "weight_decay", "batch_size", "epochs")
+MEASURED = ("energy_measured_kwh", "emissions_gco2eq", "water_l")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all trials of a search share.
+
+    `published_init` starts shift layers from DeepShift's own random initialisation instead of the
+    plain network's initial weights. The other fields are arguments of `training.train`.
+    """
+
+    model: str = "resnet20"
+    schedule: str = "one_cycle"
+    label_smoothing: float = 0.0
+    augment: bool = True
+    published_init: bool = False
+    precision: str = "auto"
+    device: str = "auto"
+
+
+def build_network(point: Mapping, dataset: Dataset, recipe: Recipe, seed: int) -> torch.nn.Module:
+    """The untrained network of a point: the plain network of `seed`, its last layers shifted."""
+    seed_everything(seed)
+    plain = build_model(recipe.model, dataset.num_classes, dataset.in_channels)
+    return convert_to_shift(
+        plain, point["shift_depth"], to_spec(point), keep_weights=not recipe.published_init
+    )
+
+
+def depth_bound(dataset: Dataset, recipe: Recipe) -> int:
+    """The number of shiftable layers of the recipe's network, the largest shift depth."""
+    return len(
+        shiftable_layers(build_model(recipe.model, dataset.num_classes, dataset.in_channels))
+    )
+
+
+def run_trial(
+    point: Mapping,
+    dataset: Dataset,
+    recipe: Recipe,
+    seed: int = 0,
+    meter: EnergyMeter | None = None,
+    test: bool = False,
+) -> tuple[dict, torch.nn.Module, list[dict]]:
+    """Train and evaluate the network of `point`; returns (row, network, training history).
+
+    The row holds the result columns of the trials table: validation accuracy (0..1), cross
+    entropy (nats) and loss (validation error), modelled energy (J per image), duration (s) and
+    status; with a `meter` also the measured energy of the training with its validation (kWh), its
+    emissions (gCO2eq) and water (L), empty where the reading cannot be trusted. `test` adds the
+    accuracy on the test set: for final evaluations only.
+    A training that diverges gives status DIVERGED with the reason, not an exception.
+    """
+    started = time.perf_counter()
+    row = {"started_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    data = first_fraction(dataset, point.get("data_fraction", 1.0))
+    network = build_network(point, data, recipe, seed)
+    energy = modelled_energy(network, tuple(data.train.images.shape[1:]))
+    row |= {
+        "dataset": data.name,
+        "model": recipe.model,
+        "train_size": len(data.train),
+        "energy_modelled_j_per_image": energy.energy_modelled_j_per_image,
+        "energy_modelled_with_memory_j_per_image": energy.energy_modelled_with_memory_j_per_image,
+    }
+    history: list[dict] = []
+    with meter.measure() if meter else nullcontext() as measurement:
+        try:
+            train(
+                network,
+                data,
+                **{name: point[name] for name in TRAINING if point.get(name) is not None},
+                schedule=recipe.schedule,
+                label_smoothing=recipe.label_smoothing,
+                augment=recipe.augment,
+                precision=recipe.precision,
+                device=recipe.device,
+                seed=seed,
+                on_epoch=history.append,
+            )
+            last = history[-1]
+            row |= {
+                "status": "SUCCESS",
+                "val_accuracy": last["validation_accuracy"],
+                "val_cross_entropy": last["validation_loss"],
+                "loss": 1.0 - last["validation_accuracy"],
+            }
+        except Diverged as error:
+            row |= {"status": "DIVERGED", "reason": str(error)}
+    if measurement is not None:
+        row["energy_measured_method"] = measurement.method
+        if measurement.trusted:
+            row |= {name: getattr(measurement, name) for name in MEASURED}
+    if test and row["status"] == "SUCCESS":
+        row["test_accuracy"] = evaluate(network, data.test, data, device=recipe.device)["accuracy"]
+    row["duration_s"] = time.perf_counter() - started
+    return row, network, history
+
+
+def first_fraction(dataset: Dataset, fraction: float) -> Dataset:
+    """The data set with the first `fraction` of its training images (their order is stratified)."""
+    if fraction >= 1.0:
+        return dataset
+    images = max(dataset.num_classes, round(fraction * len(dataset.train)))
+    return replace(dataset, train=dataset.train[:images])
