@@ -14,11 +14,17 @@ from jinja2 import pass_context
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
-# nbconvert's own page without the scripts that it would load from the web
+# nbconvert's own page without the scripts that it would load from the web, and with a figure's
+# text as its description for those who cannot see it
 _PAGE = """{%- extends 'lab/index.html.j2' -%}
 {%- block html_head_js_requirejs -%}{%- endblock -%}
 {%- block html_head_js_mathjax -%}{%- endblock -%}
-{%- block html_head_js_mermaidjs -%}{%- endblock -%}"""
+{%- block html_head_js_mermaidjs -%}{%- endblock -%}
+{%- block data_svg scoped -%}
+<div class="jp-RenderedSVG jp-OutputArea-output" data-mime-type="image/svg+xml">
+<img alt="{{ output.data['text/plain'] | default('figure', true) | escape_html }}"
+src="data:image/svg+xml;base64,{{ output.data['image/svg+xml'] | text_base64 }}"></div>
+{%- endblock -%}"""
 
 _INDEX = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>

@@ -93,16 +93,22 @@ def declared_parameters(notebook: str | Path) -> dict[str, Parameter]:
         raise ValueError(
             f"notebook={str(path)!r}: must have one cell tagged 'parameters', has {len(tagged)}"
         )
-    parameters = {}
-    for statement in ast.parse(tagged[0].source).body:
-        if isinstance(statement, ast.AnnAssign) and statement.value is not None:
-            name, annotation = statement.target.id, ast.unparse(statement.annotation)
-        elif isinstance(statement, ast.Assign):
-            name, annotation = statement.targets[0].id, None
-        else:
-            continue
-        parameters[name] = _parameter(annotation, ast.literal_eval(statement.value))
-    return parameters
+    try:
+        body = ast.parse(tagged[0].source).body
+        assigned = [line for line in body if isinstance(line, ast.Assign | ast.AnnAssign)]
+        return dict(map(_declaration, assigned))
+    except (SyntaxError, ValueError, AttributeError):
+        raise ValueError(
+            f"notebook={str(path)!r}: the cell tagged 'parameters' must assign literals, "
+            "such as `lr: float = 0.1`"
+        ) from None
+
+
+def _declaration(line: ast.Assign | ast.AnnAssign) -> tuple[str, Parameter]:
+    annotated = isinstance(line, ast.AnnAssign)
+    annotation = ast.unparse(line.annotation) if annotated else None
+    name = (line.target if annotated else line.targets[0]).id
+    return name, _parameter(annotation, ast.literal_eval(line.value))
 
 
 def _parameter(annotation: str | None, default: object) -> Parameter:
@@ -159,7 +165,7 @@ def _cast(value: object, kind: str) -> object | None:
 
 _READ = {
     "bool": lambda text: {"true": True, "false": False}[text.lower()],
-    "int": float,
+    "int": lambda text: int(text) if re.fullmatch(r"\s*[+-]?\d+\s*", text) else float(text),
     "float": float,
     "list": yaml.safe_load,
     "dict": yaml.safe_load,
@@ -183,56 +189,54 @@ def check_parameters(notebook: str | Path, parameters: dict) -> dict:
 # ---------------------------------------------------------------------------------- profiles
 
 
-def load_profile(profile: str | Path, notebooks: list[Path]) -> dict[Path, dict]:
-    """The checked parameters of each of `notebooks` in a profile.
+def all_notebooks() -> list[Path]:
+    """The project's notebooks in reading order."""
+    return sorted((project_root() / "notebooks").glob("*.ipynb"))
 
-    `profile` is the name of a file in `notebooks/profiles/` or the path of a YAML file. Raises
-    ValueError when it does not exist or names an unknown notebook or parameter.
+
+def load_profile(profile: str | Path) -> dict:
+    """The content of a profile: a name in `notebooks/profiles/`, or the path of a YAML file.
+
+    Raises ValueError when there is no such file or it is not a mapping.
     """
     folder = project_root() / "notebooks" / "profiles"
     path = Path(profile)
     if path.suffix not in (".yaml", ".yml"):
         path = folder / f"{profile}.yaml"
     if not path.is_file():
-        names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none yet"
-        raise ValueError(
-            f"profile={str(profile)!r}: must be the path of a YAML file or one of: {names}"
-        )
+        names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "(none)"
+        raise ValueError(f"profile={str(profile)!r}: must be one of {names} or a YAML file's path")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"profile={str(profile)!r}: must be valid YAML ({error})") from None
     if not isinstance(content, dict):
         raise ValueError(f"profile={str(profile)!r}: must be a mapping of parameters")
-    stems = {file.stem for file in _all_notebooks()} | {file.stem for file in notebooks}
-    shared = {name: value for name, value in content.items() if name not in stems}
-    result = distribute(shared, notebooks)
+    return content
+
+
+def assign(profile: dict, notebooks: list[Path]) -> dict[str, dict]:
+    """Sort the content of a profile by notebook: the checked parameters of each, by its stem.
+
+    Raises ValueError for a name that is neither one of `notebooks` nor a parameter of one, and
+    for values of a wrong type.
+    """
+    declared = {notebook.stem: declared_parameters(notebook) for notebook in notebooks}
+    names = list(dict.fromkeys(name for parameters in declared.values() for name in parameters))
+    for name in profile:
+        if name not in names and name not in declared:
+            raise ValueError(
+                f"parameter {name!r}: unknown; must be one of {', '.join(names)}, "
+                f"or a notebook: {', '.join(declared)}"
+            )
+    result = {}
     for notebook in notebooks:
-        own = content.get(notebook.stem) or {}
-        result[notebook] |= check_parameters(notebook, own)
+        own = profile.get(notebook.stem) or {}
+        if not isinstance(own, dict):
+            raise ValueError(f"{notebook.stem}={own!r}: must be a mapping of parameters")
+        shared = {name: profile[name] for name in declared[notebook.stem] if name in profile}
+        result[notebook.stem] = check_parameters(notebook, shared | own)
     return result
-
-
-def distribute(parameters: dict, notebooks: list[Path]) -> dict[Path, dict]:
-    """Give each notebook the parameters that it declares; one that nobody declares is an error."""
-    declared = {notebook: declared_parameters(notebook) for notebook in notebooks}
-    known = list(dict.fromkeys(name for names in declared.values() for name in names))
-    everywhere = set(known).union(*(declared_parameters(file) for file in _all_notebooks()))
-    for name in parameters:
-        if name not in everywhere:
-            raise ValueError(f"parameter {name!r}: unknown; the notebooks have {', '.join(known)}")
-    return {
-        notebook: {
-            name: cast(name, value, names[name])
-            for name, value in parameters.items()
-            if name in names
-        }
-        for notebook, names in declared.items()
-    }
-
-
-def _all_notebooks() -> list[Path]:
-    return sorted((project_root() / "notebooks").glob("*.ipynb"))
 
 
 # --------------------------------------------------------------------------------- execution
@@ -254,7 +258,7 @@ def run_notebook(
     limits each cell, in seconds. `progress` shows papermill's bar; text becomes its label.
     Returns the executed notebook (nbformat). Raises ValueError for unknown parameters and wrong
     values before anything runs, NotebookFailed when a cell fails (`output` then holds the cells up
-    to there).
+    to there). Not for threads: papermill changes the process's working directory meanwhile.
     """
     path, output = Path(path), Path(output)
     parameters = check_parameters(path, parameters or {})
@@ -272,6 +276,7 @@ def run_notebook(
                 output.absolute(),
                 parameters,
                 kernel_name=kernel,
+                language="python",
                 cwd=path.parent if cwd is None else cwd,
                 progress_bar=bar if progress else False,
                 execution_timeout=timeout,
@@ -348,34 +353,39 @@ def normalise(notebook):
     """
     import nbformat
 
-    result = nbformat.from_dict(_without_paths(notebook))
-    result.metadata = nbformat.from_dict(
-        {
-            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"},
-        }
-    )
+    result = nbformat.from_dict(notebook)
     result.nbformat, result.nbformat_minor = 4, 5
+    result.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
     result.cells = [
         cell for cell in result.cells if "injected-parameters" not in cell.metadata.get("tags", [])
     ]
-    number = 0
     for index, cell in enumerate(result.cells):
         cell.setdefault("id", f"cell-{index:02d}")
-        kept = {key: cell.metadata[key] for key in ("tags",) if cell.metadata.get(key)}
-        cell.metadata = nbformat.from_dict(kept)
-        if cell.cell_type != "code":
-            continue
-        number += 1
+        cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+    code_cells = [cell for cell in result.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(code_cells, start=1):
         cell.execution_count = number
-        for output in cell.outputs:
-            if "execution_count" in output:
-                output.execution_count = number
-            if "metadata" in output:
-                output.metadata = nbformat.from_dict({})
-            if output.output_type == "stream":
-                output.text = re.sub(r"[^\n]*\r(?!\n)", "", output.text)
-            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+        cell.outputs = [
+            _normalise_output(output, number) for output in cell.outputs if not _is_widget(output)
+        ]
+    return nbformat.from_dict(result)
+
+
+def _is_widget(output) -> bool:
+    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+
+
+def _normalise_output(output, number: int):
+    result = _without_paths(output)
+    if "execution_count" in result:
+        result["execution_count"] = number
+    if "metadata" in result:
+        result["metadata"] = {}
+    if result["output_type"] == "stream":
+        result["text"] = re.sub(r"[^\n]*\r(?!\n)", "", result["text"])
     return result
 
 
@@ -390,7 +400,7 @@ def _without_paths(value):
     root, home = str(project_root()), str(Path.home())
     for folder, short in ((root, "."), (sys.prefix, "<environment>"), (home, "~")):
         if len(folder) > 1:
-            value = re.sub(re.escape(folder) + r"(?![\w.-])", short, value)
+            value = re.sub(re.escape(folder) + r"(?![\w-])", short, value)
     return re.sub(r"/\S*/ipykernel_\d+/\d+\.py", "<cell>", value)
 
 
@@ -417,7 +427,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Execute notebooks in order with checked parameters.",
     )
     parser.add_argument(
-        "notebooks", nargs="*", type=Path, help="notebook files (default: all of notebooks/)"
+        "notebooks", nargs="*", help="names in notebooks/ or files (default: all of notebooks/)"
     )
     parser.add_argument(
         "--profile", help="a name in notebooks/profiles/ or a YAML file with parameters"
@@ -432,7 +442,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar=("NAME", "VALUE"),
-        help="one parameter for every notebook that declares it; goes before the profile's",
+        help="a parameter for every notebook that declares it; overrides the profile",
     )
     parser.add_argument("--timeout", type=float, help="limit for each cell, in seconds")
     parser.add_argument("--no-html", action="store_true", help="write no HTML pages")
@@ -445,23 +455,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
+    import nbformat
     import pandas as pd
 
-    root = project_root()
-    notebooks = options.notebooks or _all_notebooks()
+    notebooks = [_find(name) for name in options.notebooks] or all_notebooks()
     if not notebooks:
-        raise ValueError(f"notebooks={str(root / 'notebooks')!r}: must hold notebooks")
-    out = (options.out or root / "runs" / Path(options.profile or "default").stem).absolute()
-    # Relative to the root where possible: executed notebooks then name no path of this machine.
-    run_dir = str(out.relative_to(root)) if out.is_relative_to(root) else str(out)
-
-    # Everything is checked before the first notebook runs.
-    plan = load_profile(options.profile, notebooks) if options.profile else {}
-    given = distribute(dict(options.parameters), notebooks)
-    for notebook in notebooks:
-        plan[notebook] = plan.get(notebook, {}) | given[notebook]
-        if options.out and "run_dir" in declared_parameters(notebook):
-            plan[notebook]["run_dir"] = run_dir
+        raise ValueError(f"notebooks={str(project_root() / 'notebooks')!r}: must hold notebooks")
+    out = options.out or project_root() / "runs" / Path(options.profile or "default").stem
+    out = out.absolute()
+    plan = _plan(options, notebooks, out)  # everything is checked before the first notebook runs
     _make_folder(out)
 
     rows = []
@@ -471,28 +473,52 @@ def _run(options: argparse.Namespace) -> None:
         started = time.monotonic()
         with _PeakMemory() as memory:
             result = run_notebook(
-                notebook, executed, plan[notebook], timeout=options.timeout, progress=label
+                notebook, executed, plan[notebook.stem], timeout=options.timeout, progress=label
             )
-        duration_s = time.monotonic() - started
-        rows.append((notebook.stem, round(duration_s, 1), round(memory.peak_mb)))
-        if not options.no_html:
-            from dsnn_utils.report import write_html
-
-            write_html(executed, out / "report" / f"{notebook.stem}.html", notebook.parent)
+        rows.append((notebook.stem, time.monotonic() - started, memory.peak_mb))
         if options.in_place:
-            import nbformat
-
             nbformat.write(normalise(result), notebook)
-    table = pd.DataFrame(rows, columns=["notebook", "duration_s", "peak_memory_mb"])
-    print(f"\n{table.to_string(index=False)}")
+
+    table = pd.DataFrame(rows, columns=["notebook", "duration_s", "peak_memory_mb"]).round()
+    table = table.astype({"duration_s": int, "peak_memory_mb": int})
     front = _front(out / "trials.csv")
+    print(f"\n{table.to_string(index=False)}")
     if front is not None:
         print(f"\nPareto front of {out / 'trials.csv'}:\n{front.to_string(index=False, na_rep='')}")
     if not options.no_html:
-        from dsnn_utils.report import write_index
+        print(f"\nReport: {_write_report(out, notebooks, table, front)}")
 
-        write_index(out / "report" / "index.html", f"Run {out.name}", table, front)
-        print(f"\nReport: {out / 'report' / 'index.html'}")
+
+def _find(name: str) -> Path:
+    """A notebook given as a file or by its name in `notebooks/`."""
+    in_project = project_root() / "notebooks" / f"{name}.ipynb"
+    return in_project if in_project.is_file() else Path(name).absolute()
+
+
+def _plan(options: argparse.Namespace, notebooks: list[Path], out: Path) -> dict[str, dict]:
+    """The checked parameters of every notebook that is going to run, by its stem."""
+    root = project_root()
+    profile = load_profile(options.profile) if options.profile else {}
+    plan = assign(profile, list(dict.fromkeys([*all_notebooks(), *notebooks])))
+    overrides = assign(dict(options.parameters), notebooks)
+    for notebook in notebooks:
+        plan[notebook.stem] |= overrides[notebook.stem]
+        if "run_dir" in declared_parameters(notebook) and (options.out or options.profile):
+            # Relative where possible: an executed notebook then names no path of this machine.
+            run_dir = out.relative_to(root) if out.is_relative_to(root) else out
+            plan[notebook.stem]["run_dir"] = run_dir.as_posix()
+    return plan
+
+
+def _write_report(out: Path, notebooks: list[Path], table, front) -> Path:
+    from dsnn_utils.report import write_html, write_index
+
+    for notebook in notebooks:
+        page = out / "report" / f"{notebook.stem}.html"
+        write_html(out / "notebooks" / notebook.name, page, images=notebook.parent)
+    index = out / "report" / "index.html"
+    write_index(index, f"Run {out.name}", table, front)
+    return index
 
 
 def _front(trials: Path):
