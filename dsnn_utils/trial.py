@@ -6,13 +6,13 @@
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import torch
 
 from dsnn_utils.conversion import convert_to_shift, shiftable_layers
-from dsnn_utils.data import Dataset
+from dsnn_utils.data import Dataset, take_fraction
 from dsnn_utils.energy import modelled_energy
 from dsnn_utils.meter import EnergyMeter
 from dsnn_utils.models import build_model
@@ -75,7 +75,7 @@ def run_trial(
     """
     started = time.perf_counter()
     row = {"started_at": datetime.now(UTC).isoformat(timespec="seconds")}
-    data = first_fraction(dataset, point.get("data_fraction", 1.0))
+    data = take_fraction(dataset, point.get("data_fraction", 1.0))
     network = build_network(point, data, recipe, seed)
     energy = modelled_energy(network, tuple(data.train.images.shape[1:]))
     row |= {
@@ -117,11 +117,3 @@ def run_trial(
         row["test_accuracy"] = evaluate(network, data.test, data, device=recipe.device)["accuracy"]
     row["duration_s"] = time.perf_counter() - started
     return row, network, history
-
-
-def first_fraction(dataset: Dataset, fraction: float) -> Dataset:
-    """The data set with the first `fraction` of its training images (their order is stratified)."""
-    if fraction >= 1.0:
-        return dataset
-    images = max(dataset.num_classes, round(fraction * len(dataset.train)))
-    return replace(dataset, train=dataset.train[:images])
