@@ -123,7 +123,7 @@ class EnergyMeter:
             tracker.start_task("warm-up")  # detects the hardware
             first_reading = tracker.stop_task()
             self.method, self.hardware = _describe(tracker, first_reading)
-            self._tracker, self._tracker_pid = tracker, os.getpid()
+            self._tracker, self._tracker_pid, self._failure = tracker, os.getpid(), ""
         except Exception as error:
             self._drop_tracker(f"the tracker did not start: {error!r}")
 
@@ -169,13 +169,15 @@ class EnergyMeter:
         if self._tracker is not None:
             try:
                 data = self._tracker.stop_task()
+                if data is None:
+                    raise RuntimeError("no reading")
                 if self.export_dir is not None:
                     self._export(data, label)
             except Exception as error:
                 self._drop_tracker(f"the tracker failed: {error!r}")
         energy_kwh = math.nan if data is None else data.energy_consumed
         if data is None:
-            measurement.reason = self._failure or "the tracker returned nothing"
+            measurement.reason = self._failure
         elif not (math.isfinite(energy_kwh) and energy_kwh > 0):
             measurement.reason = f"the tracker read {energy_kwh} kWh"
         elif measurement.duration_s < MIN_DURATION_S:
@@ -294,6 +296,9 @@ def measure_inference(
         raise ValueError(f"min_windows={min_windows}: must be from 2 to max_windows={max_windows}")
     if window_s < MIN_DURATION_S:
         raise ValueError(f"window_s={window_s}: must be at least {MIN_DURATION_S}")
+    if not half_width_share > 0:
+        raise ValueError(f"half_width_share={half_width_share}: must be over 0")
+    check_number("batch_size", batch_size, 1)
     parameter = next(model.parameters())
     batch = getattr(images, "images", images)[:batch_size]
     if not len(batch):
@@ -355,6 +360,20 @@ def mean_and_half_width(values: Iterable[float]) -> tuple[float, float, float]:
     mean, deviation = values.mean(), values.std(ddof=1)
     half_width = stdtrit(len(values) - 1, 0.975) * deviation / math.sqrt(len(values))
     return float(mean), float(half_width), float(deviation / mean)
+
+
+def repetitions_to_rank(cv: float, difference_share: float, *, power: float = 0.8) -> int:
+    """Windows per network needed to tell two mean energies apart that differ by a given share.
+
+    Two-sided t-test at 5 %, found with probability ``power``; ``cv`` is that between windows.
+    Normal approximation with the small-sample correction of Guenther (1981).
+    """
+    from scipy.special import ndtri
+
+    if not difference_share > 0:
+        raise ValueError(f"difference_share={difference_share}: must be over 0")
+    z_alpha, z_power = ndtri(0.975), ndtri(power)
+    return math.ceil(2 * ((z_alpha + z_power) * cv / difference_share) ** 2 + z_alpha**2 / 4)
 
 
 def _wait_for_gpu() -> None:
