@@ -348,8 +348,7 @@ def normalise(notebook):
     """A copy of an executed notebook fit for committing: its outputs, and nothing of the run.
 
     Removes times, papermill's and widgets' metadata and injected parameters, keeps the cells' ids,
-    numbers the code cells from 1, keeps only the last state of progress bars and replaces paths of
-    this machine.
+    numbers the code cells from 1, drops progress bars and replaces paths of this machine.
     """
     import nbformat
 
@@ -369,13 +368,15 @@ def normalise(notebook):
     for number, cell in enumerate(code_cells, start=1):
         cell.execution_count = number
         cell.outputs = [
-            _normalise_output(output, number) for output in cell.outputs if not _is_widget(output)
+            _normalise_output(output, number) for output in cell.outputs if not _is_progress(output)
         ]
     return nbformat.from_dict(result)
 
 
-def _is_widget(output) -> bool:
-    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+def _is_progress(output) -> bool:
+    """A progress bar, as text that overwrites itself or as a widget."""
+    bar = output.get("name") == "stderr" and ("\r" in output.text or not output.text.strip())
+    return bar or "application/vnd.jupyter.widget-view+json" in output.get("data", {})
 
 
 def _normalise_output(output, number: int):
@@ -384,8 +385,6 @@ def _normalise_output(output, number: int):
         result["execution_count"] = number
     if "metadata" in result:
         result["metadata"] = {}
-    if result["output_type"] == "stream":
-        result["text"] = re.sub(r"[^\n]*\r(?!\n)", "", result["text"])
     return result
 
 
