@@ -21,30 +21,13 @@ import pandas as pd
 from dsnn_utils.energy import validate_objectives
 from dsnn_utils.space import dsnn_space, make_fidelity, published_default
 from dsnn_utils.strategies import MULTI_FIDELITY, STRATEGIES, make_strategy
-
-HYPERPARAMETERS = (
-    "shift_depth",
-    "shift_type",
-    "weight_bits",
-    "activation_integer_bits",
-    "activation_fraction_bits",
-    "rounding",
-    "batch_size",
-    "optimizer",
-    "lr",
-    "momentum",
-    "weight_decay",
-    "epochs",
-    "data_fraction",
+from dsnn_utils.trials import (
+    HYPERPARAMETERS,
+    read_trials,
+    to_records,
+    write_atomically,
+    write_trials,
 )
-COLUMNS = (
-    ("trial", "seed", "status", "reason", "strategy", "origin", "dataset", "model")
-    + ("shift_depth", "max_shift_depth", *HYPERPARAMETERS[1:], "train_size")
-    + ("val_accuracy", "val_cross_entropy", "loss", "energy_modelled_j_per_image")
-    + ("energy_modelled_with_memory_j_per_image", "energy_measured_kwh", "emissions_gco2eq")
-    + ("water_l", "energy_measured_method", "duration_s", "started_at")
-)
-STATUSES = ("SUCCESS", "CRASHED", "DIVERGED", "TIMEOUT", "MEMORYOUT")
 
 
 def search(
@@ -92,8 +75,7 @@ def search(
         "seed_configurations": [dict(c) for c in seed_configurations], **(settings or {}),
     }  # fmt: skip
     open_run(run_dir, asked, n_trials)
-    recorded = read_trials(run_dir) if (run_dir / "trials.csv").exists() else _empty()
-    rows = _records(recorded)
+    rows = to_records(read_trials(run_dir)) if (run_dir / "trials.csv").exists() else []
 
     for number in range(n_trials):
         if number < len(points):
@@ -238,7 +220,7 @@ def open_run(run_dir: Path, settings: Mapping, n_trials: int) -> None:
         }
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        _write_atomically(path, json.dumps(info, indent=2) + "\n")
+        write_atomically(path, json.dumps(info, indent=2) + "\n")
     except OSError as error:
         raise ValueError(
             f"run_dir={str(run_dir)!r}: must be a directory that can be written ({error.strerror})"
@@ -260,51 +242,3 @@ def environment() -> dict:
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
     }
-
-
-def _empty() -> pd.DataFrame:
-    return pd.DataFrame(columns=list(COLUMNS))
-
-
-def write_trials(rows: Sequence[Mapping], run_dir: Path) -> pd.DataFrame:
-    """Write the trials table, whole and atomically: a reader sees the old or the new one."""
-    extra = [name for row in rows for name in row if name not in COLUMNS]
-    table = pd.DataFrame(rows, columns=[*COLUMNS, *dict.fromkeys(extra)])
-    _write_atomically(Path(run_dir) / "trials.csv", table.to_csv(index=False))
-    return table
-
-
-def read_trials(path: str | Path) -> pd.DataFrame:
-    """Read a trials table (a run directory or the CSV itself).
-
-    Raises FileNotFoundError if there is none and ValueError if it lacks columns.
-    """
-    path = Path(path)
-    path = path / "trials.csv" if path.is_dir() else path
-    if not path.exists():
-        raise FileNotFoundError(f"trials={str(path)!r}: must be a run directory or a trials.csv")
-    table = pd.read_csv(path)
-    missing = [name for name in COLUMNS if name not in table.columns]
-    if missing:
-        raise ValueError(f"trials={str(path)!r}: lacks the columns {', '.join(missing)}")
-    return table
-
-
-def _records(table: pd.DataFrame) -> list[dict]:
-    """The rows as dicts of plain Python values, None where the table is empty."""
-    return [
-        {name: None if pd.isna(value) else value for name, value in row.items()}
-        for row in table.astype(object).to_dict("records")
-    ]
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

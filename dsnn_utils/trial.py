@@ -117,3 +117,15 @@ def run_trial(
         row["test_accuracy"] = evaluate(network, data.test, data, device=recipe.device)["accuracy"]
     row["duration_s"] = time.perf_counter() - started
     return row, network, history
+
+
+@dataclass(frozen=True)
+class TargetFunction:
+    """`run_trial` with its data, recipe and meter fixed: what a search evaluates."""
+
+    dataset: Dataset
+    recipe: Recipe
+    meter: EnergyMeter | None = None
+
+    def __call__(self, point: Mapping, seed: int) -> dict:
+        return run_trial(point, self.dataset, self.recipe, seed, self.meter)[0]

@@ -1,0 +1,92 @@
+"""The trials table: what its columns are, how it is read and how it is written.
+
+One row per trial, that is per (configuration, shift depth, seed). Every analysis works on this
+table alone, so it can be somebody else's.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+HYPERPARAMETERS = (
+    "shift_depth",
+    "shift_type",
+    "weight_bits",
+    "activation_integer_bits",
+    "activation_fraction_bits",
+    "rounding",
+    "batch_size",
+    "optimizer",
+    "lr",
+    "momentum",
+    "weight_decay",
+    "epochs",
+    "data_fraction",
+)
+COLUMNS = (
+    ("trial", "seed", "status", "reason", "strategy", "origin", "dataset", "model")
+    + ("shift_depth", "max_shift_depth", *HYPERPARAMETERS[1:], "train_size")
+    + ("val_accuracy", "val_cross_entropy", "loss", "energy_modelled_j_per_image")
+    + ("energy_modelled_with_memory_j_per_image", "energy_measured_kwh", "emissions_gco2eq")
+    + ("water_l", "energy_measured_method", "duration_s", "started_at")
+)
+STATUSES = ("SUCCESS", "CRASHED", "DIVERGED", "TIMEOUT", "MEMORYOUT")
+
+
+def write_trials(rows: Sequence[Mapping], run_dir: Path) -> pd.DataFrame:
+    """Write the trials table, whole and atomically: a reader sees the old or the new one."""
+    extra = [name for row in rows for name in row if name not in COLUMNS]
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *dict.fromkeys(extra)])
+    write_atomically(Path(run_dir) / "trials.csv", table.to_csv(index=False))
+    return table
+
+
+def read_trials(path: str | Path) -> pd.DataFrame:
+    """Read a trials table (a run directory or the CSV itself).
+
+    Raises FileNotFoundError if there is none and ValueError if it lacks columns.
+    """
+    path = Path(path)
+    path = path / "trials.csv" if path.is_dir() else path
+    if not path.exists():
+        raise FileNotFoundError(f"trials={str(path)!r}: must be a run directory or a trials.csv")
+    table = pd.read_csv(path)
+    missing = [name for name in COLUMNS if name not in table.columns]
+    if missing:
+        raise ValueError(f"trials={str(path)!r}: lacks the columns {', '.join(missing)}")
+    return table
+
+
+def read_settings(run_dir: str | Path) -> dict:
+    """The settings a search was run with, from its `search.json`.
+
+    Raises FileNotFoundError where there is none.
+    """
+    path = Path(run_dir) / "search.json"
+    if not path.exists():
+        raise FileNotFoundError(f"run_dir={str(run_dir)!r}: must be the directory of a search")
+    return json.loads(path.read_text())["settings"]
+
+
+def to_records(table: pd.DataFrame) -> list[dict]:
+    """The rows as dicts of plain Python values, None where the table is empty."""
+    return [
+        {name: None if pd.isna(value) else value for name, value in row.items()}
+        for row in table.astype(object).to_dict("records")
+    ]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace the file at once: whoever reads, and whenever it is killed, finds a whole file."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
