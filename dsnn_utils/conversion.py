@@ -4,7 +4,7 @@ import copy
 
 from torch import nn
 
-from dsnn_utils.layers import ShiftConv2d, ShiftLinear, ShiftSpec
+from dsnn_utils.layers import ShiftConv2d, ShiftLinear, ShiftSpec, check_spec
 from dsnn_utils.quantization import check_integer
 
 SHIFT_CLASS = {nn.Conv2d: ShiftConv2d, nn.Linear: ShiftLinear}
@@ -16,7 +16,7 @@ def shiftable_layers(model: nn.Module) -> list[str]:
     That is the reverse of the order in which they were registered, and the order of conversion:
     shift depth k means the first k names. Layers already converted are listed too. Only the classes
     nn.Conv2d and nn.Linear themselves count, since a subclass may compute something else. A layer
-    used twice is listed once.
+    registered twice is listed once.
     """
     classes = {*SHIFT_CLASS, *SHIFT_CLASS.values()}
     return [name for name, module in model.named_modules() if type(module) in classes][::-1]
@@ -28,28 +28,48 @@ def convert_to_shift(
     """A copy of the model whose last `shift_depth` layers are shift layers; the model is untouched.
 
     Depth 0 is a plain copy, depth len(shiftable_layers(model)) converts everything. The copy shares
-    no storage with the model and keeps dtype, device, frozen parameters, training mode and shared
-    layers. Layers that are shift layers already stay as they are and keep their own spec.
+    no storage with the model and keeps dtype, device, memory format, frozen parameters, training
+    mode, hooks and shared layers. Layers that are shift layers already keep their own spec.
 
-    keep_weights=True starts from the model's weights: Q copies them, PS takes shift = log2|w| (within
-    the range) and sign = sgn(w). keep_weights=False draws the published initialisation, biases too
-    (see `reset_parameters` of the layers).
+    keep_weights=True starts from the model's weights, without drawing random numbers: Q copies
+    them, PS takes shift = log2|w| within the range and sign = sgn(w). keep_weights=False draws the
+    published initialisation, biases included (`reset_parameters` of the layers).
 
-    Raises ValueError for a shift_depth that is no integer from 0 to the number of shiftable layers.
+    A module that reads `layer.weight` itself where it should call the layer (torchvision's Swin
+    attention does) computes without the shift layer; nothing here can see that.
+
+    Raises ValueError for a shift_depth that is no integer from 0 to the number of shiftable layers,
+    a spec that is no ShiftSpec, and a layer under weight_norm or pruning hooks.
     """
     names = shiftable_layers(model)
     why = f" (the model has {len(names)} shiftable layers)"
     shift_depth = check_integer("shift_depth", shift_depth, 0, len(names), why)
-    if not isinstance(spec, ShiftSpec):
-        raise ValueError(f"spec={spec!r}: must be a ShiftSpec")
+    check_spec(spec)
     result = copy.deepcopy(model)
     for name in names[:shift_depth]:
         layer = result.get_submodule(name)
-        if type(layer) in SHIFT_CLASS:
-            # The layer stays the same object, so every reference to it stays right: layers used
-            # twice, and a model that is itself a single layer.
-            layer.__class__ = SHIFT_CLASS[type(layer)]
-            layer.adopt_spec(spec)
-            if not keep_weights:
-                layer.reset_parameters()
+        if type(layer) not in SHIFT_CLASS:
+            continue  # a shift layer already
+        if "weight" not in layer._parameters:
+            raise ValueError(f"layer {name!r}: remove weight_norm or pruning before converting it")
+        # The layer stays the same object, so all references to it stay right: a layer used twice,
+        # or a model that is itself a single layer.
+        layer.__class__ = SHIFT_CLASS[type(layer)]
+        layer.adopt_spec(spec)
+        if not keep_weights:
+            layer.reset_parameters()
+    if shift_depth > 0:
+        _close_fused_paths(result)
     return result
+
+
+def _close_fused_paths(model: nn.Module) -> None:
+    """Make PyTorch's transformer encoder call its linear layers in inference, as in training.
+
+    Its fused inference path reads their `weight` instead, past the forward of a shift layer.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0

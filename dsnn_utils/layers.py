@@ -1,4 +1,4 @@
-"""Convolution and linear layers whose weights are powers of two: a multiplication is a bit shift."""
+"""Convolution and linear layers whose weights are powers of two: multiplying is shifting bits."""
 
 from dataclasses import dataclass
 
@@ -55,6 +55,12 @@ def _one_of(name: str, value, allowed: tuple[str, ...]) -> str:
     return str(value)
 
 
+def check_spec(spec) -> None:
+    """ValueError unless `spec` is a ShiftSpec."""
+    if not isinstance(spec, ShiftSpec):
+        raise ValueError(f"spec={spec!r}: must be a ShiftSpec")
+
+
 class _ShiftLayer(nn.Module):
     """What ShiftConv2d and ShiftLinear share; comes before nn.Conv2d or nn.Linear in their bases.
 
@@ -70,8 +76,7 @@ class _ShiftLayer(nn.Module):
         PS: shift = log2|w| within the shift range, unrounded, and sign = sgn(w); a weight of 0 gets
         sign 0 and the lowest shift.
         """
-        if not isinstance(spec, ShiftSpec):
-            raise ValueError(f"spec={spec!r}: must be a ShiftSpec")
+        check_spec(spec)
         self.spec = spec
         if spec.shift_type == "PS":
             weight = self.weight
@@ -107,7 +112,7 @@ class _ShiftLayer(nn.Module):
             return quantize_q(self.weight, low, stochastic)
         return quantize_ps(self.shift, self.sign, low, stochastic)
 
-    def fixed_point(self, x: Tensor) -> Tensor:
+    def _fixed_point(self, x: Tensor) -> Tensor:
         """x in the layer's activation format."""
         spec = self.spec
         return fixed_point(x, spec.activation_integer_bits, spec.activation_fraction_bits)
@@ -142,8 +147,8 @@ class ShiftConv2d(_ShiftLayer, nn.Conv2d):
             self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.fixed_point(self.bias)
-        return self._conv_forward(self.fixed_point(x), self.effective_weight(), bias)
+        bias = None if self.bias is None else self._fixed_point(self.bias)
+        return self._conv_forward(self._fixed_point(x), self.effective_weight(), bias)
 
 
 class ShiftLinear(_ShiftLayer, nn.Linear):
@@ -164,5 +169,5 @@ class ShiftLinear(_ShiftLayer, nn.Linear):
             self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.fixed_point(self.bias)
-        return nn.functional.linear(self.fixed_point(x), self.effective_weight(), bias)
+        bias = None if self.bias is None else self._fixed_point(self.bias)
+        return nn.functional.linear(self._fixed_point(x), self.effective_weight(), bias)

@@ -58,7 +58,8 @@ class _PaddedShortcut(nn.Module):
 def _mobilenetv2(num_classes: int, in_channels: int) -> nn.Module:
     from torchvision.models import mobilenet_v2
 
-    blocks = [  # expansion, channels, repeats, stride: the published table but for stride 1 in row 2
+    # Expansion, channels, repeats, stride: the published table, but for stride 1 in the second row.
+    blocks = [
         [1, 16, 1, 1],
         [6, 24, 2, 1],
         [6, 32, 3, 2],

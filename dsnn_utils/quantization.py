@@ -61,15 +61,15 @@ def round_to_power_of_two(x: Tensor, stochastic: bool = False) -> Tensor:
     expectation is then not x but up to 6.15 % more, and powers of two are never changed.
     No gradient: see `quantize_q`.
     """
-    # |x| = significand * 2^floor(log2|x|) with 1 <= significand < 2. The clamp is for 0 and inf,
+    # |x| = significand * 2^floor(log2 |x|) with 1 <= significand < 2. The clamp is for 0 and inf,
     # which have no significand: it leaves them as they are.
     significand = torch.frexp(x.abs()).mantissa.mul_(2).clamp_(1, 2)
     power_below = x / significand
     if stochastic:
-        round_up = torch.rand_like(x) < significand.log2()
+        round_up = significand.log2_().gt_(torch.rand_like(x))
     else:
-        round_up = significand.square() >= 2  # log2(significand) >= 1/2, without a logarithm
-    return torch.where(round_up, 2 * power_below, power_below)
+        round_up = significand.mul_(significand).ge_(2)  # log2(significand) >= 1/2, but exact
+    return power_below.mul_(round_up.add_(1))
 
 
 def quantize_q(weight: Tensor, lowest_shift: int, stochastic: bool = False) -> Tensor:
