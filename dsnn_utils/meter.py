@@ -47,6 +47,9 @@ class EnergyMeter:
     ``tracking_mode="process"`` counts this process and its children, so that two workers do not
     count each other where the power comes from a CPU-load model (RAPL and NVML counters are
     machine-wide whatever is set, and the model's constant memory power counts once per worker).
+    Without such counters CodeCarbon assumes powers: a share of the processor's by its load, and a
+    constant for memory (see ``hardware``). Such a reading says little more than the duration does.
+    On several GPUs set CUDA_VISIBLE_DEVICES, or idle ones are counted too.
     With ``export_dir`` each measurement also becomes a row of ``export_dir/emissions.csv`` in
     CodeCarbon's format; give each worker a directory of its own.
 

@@ -61,6 +61,11 @@ def test_multiply_accumulate():
     assert mac_pj("integer", 8) / mac_pj("shift", 8) == pytest.approx(2.4, abs=0.05)
 
 
+def test_unknown_arithmetic():
+    with pytest.raises(ValueError, match="arithmetic='int8': must be one of float32, integer"):
+        mac_pj("int8")
+
+
 # --- hand-computed networks
 
 
@@ -116,6 +121,13 @@ def test_functions_are_counted_like_modules():
         "pooling": 4 * 16 * 9 + 4 * 16,  # 9 comparisons per output, then one add per input
         "linear": 8,
     }
+
+
+def test_only_the_second_operand_of_an_elementwise_operation_is_read_back():
+    table = operation_counts(Functional(), (4, 6, 6))
+    elementwise = table[table["kind"] == "elementwise"]
+    assert list(elementwise["memory_bits"]) == [32 * 144, 0]  # a tensor added, a number multiplied
+    assert (table.loc[table["kind"] == "activation", "memory_bits"] == 0).all()
 
 
 def test_modules_beside_convolutions_by_hand():
