@@ -89,7 +89,8 @@ def train(
 ) -> list[dict]:
     """Train ``model`` in place on ``dataset.train`` and return its history.
 
-    The model is moved to ``device`` and to the channels_last memory format. One dict per epoch,
+    The model is moved to ``device`` and to the channels_last memory format, and left in training
+    mode. One dict per epoch,
     also given to ``on_epoch`` as soon as it is known: ``epoch`` (from 1), ``train_loss`` and
     ``train_accuracy`` (of the augmented batches, while learning), ``validation_loss`` and
     ``validation_accuracy``, ``lr`` (of the epoch's last step), ``duration_s`` (with validation).
@@ -120,6 +121,7 @@ def train(
     require(valid, f"{label_smoothing=}: must be in [0, 1)")
     require(precision in PRECISIONS, f"{precision=}: must be one of {', '.join(PRECISIONS)}")
     require(is_integer(seed, 0), f"{seed=}: must be an integer of at least 0")
+    batch_size, epochs, seed = int(batch_size), int(epochs), int(seed)  # NumPy's are not enough
     device = _device(device)
     if epochs == 0:
         return []
@@ -194,7 +196,7 @@ def evaluate(
     images: ImageSet,
     dataset: Dataset,
     *,
-    batch_size: int = 512,
+    batch_size: int = 128,
     device: str | torch.device = "auto",
 ) -> dict[str, float]:
     """Mean ``cross_entropy`` (nats) and ``accuracy`` (0..1) of ``model`` on ``images``.
@@ -213,7 +215,7 @@ def evaluate(
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             labels = batch.labels.to(device)
-            logits = model(normalise(batch.images.to(device).permute(0, 2, 3, 1)))
+            logits = model(normalise(batch.images))
             loss += F.cross_entropy(logits, labels, reduction="sum")
             correct += (logits.argmax(1) == labels).sum()
     return {
@@ -254,7 +256,7 @@ def _bfloat16(precision: str, device: torch.device) -> bool:
         return precision == "bfloat16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    cpu = torch.cpu.get_capabilities()
+    cpu = getattr(torch.cpu, "get_capabilities", dict)()  # not in older releases
     return bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))
 
 
@@ -270,14 +272,13 @@ def _build_optimizer(
         {"params": decayed, "weight_decay": weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
+    options = {}
     if name == "SGD":
         options = {"momentum": momentum, "nesterov": momentum > 0, "fused": True}
     elif name == "RMSprop":
-        options = {"momentum": momentum, "foreach": True}
-    elif name in ("Adam", "Adagrad"):
+        options = {"momentum": momentum}
+    elif name == "Adam":
         options = {"fused": True}
-    else:
-        options = {"foreach": True}
     optimizer_class = Ranger if name == "Ranger" else getattr(torch.optim, name)
     return optimizer_class([g for g in groups if g["params"]], lr=lr, **options)
 
@@ -285,36 +286,33 @@ def _build_optimizer(
 def _batch(
     images: torch.Tensor, indices: torch.Tensor, flip: bool, generator: torch.Generator | None
 ) -> torch.Tensor:
-    """The images at ``indices``, uint8 (B, H, W, C), augmented if there is a generator.
+    """The images at ``indices``, uint8 (B, C, H, W), augmented if there is a generator.
 
-    Random crop (border of an eighth of the image, black) and flip are one gather: each image has
-    its own list of rows and columns to read.
+    Crop and flip are one gather: each image has its own rows and columns to read.
     """
+    device = images.device
+    batch = images[indices.to(device)]
     if generator is None:
-        return images[indices.to(images.device)].permute(0, 2, 3, 1)
-    count, size = len(indices), torch.tensor(images.shape[2:])
-    border = (size // 8).clamp(min=1)
-    offsets = (torch.rand(count, 2, generator=generator) * (2 * border + 1)).long() - border
-    rows = offsets[:, :1] + torch.arange(size[0])
-    columns = offsets[:, 1:] + torch.arange(size[1])
+        return batch
+    count, channels, height, width = batch.shape
+    border_y, border_x = max(1, height // 8), max(1, width // 8)
+    batch = F.pad(batch, (border_x, border_x, border_y, border_y))  # black
+    rows = torch.randint(2 * border_y + 1, (count, 1), generator=generator) + torch.arange(height)
+    columns = torch.randint(2 * border_x + 1, (count, 1), generator=generator) + torch.arange(width)
     if flip:
         mirrored = torch.rand(count, 1, generator=generator) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
-    indices, rows, columns = (x.to(images.device) for x in (indices, rows, columns))
-    height, width = images.shape[2:]
-    inside_rows, inside_columns = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
-    rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
-    # The slice between the indices puts the channels last.
-    batch = images[indices[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return batch * (inside_rows[:, :, None] & inside_columns[:, None, :])[..., None]
+    pixels = rows.to(device)[:, :, None] * batch.shape[3] + columns.to(device)[:, None, :]
+    pixels = pixels.view(count, 1, -1).expand(-1, channels, -1)
+    return batch.flatten(2).gather(2, pixels).view(count, channels, height, width)
 
 
 def _normaliser(dataset: Dataset, device: torch.device):
-    """uint8 (B, H, W, C) -> normalised float32 (B, C, H, W) in the channels_last format."""
-    mean = torch.tensor(dataset.mean, device=device) * 255
-    std = torch.tensor(dataset.std, device=device) * 255
+    """A function from uint8 (B, C, H, W) to normalised float32 in the channels_last format."""
+    mean, std = (torch.tensor(x, device=device) * 255 for x in (dataset.mean, dataset.std))
 
     def normalise(images: torch.Tensor) -> torch.Tensor:
-        return images.float().sub_(mean).div_(std).permute(0, 3, 1, 2)
+        pixels = images.to(device).permute(0, 2, 3, 1).contiguous().float()
+        return pixels.sub_(mean).div_(std).permute(0, 3, 1, 2)
 
     return normalise
