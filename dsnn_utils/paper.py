@@ -202,7 +202,7 @@ def _our_values(trials: pd.DataFrame, chosen: pd.Series | None) -> dict:
 
 
 def _counterpart(row: Published, trials, ours: dict, results: Mapping, reasons: list):
-    """(value in the published unit, the row of ours it belongs to); (None, None) if there is none."""
+    """(value in the published unit, our row it belongs to), or (None, None) if there is none."""
     rows, default, chosen = ours["rows"], ours["default"], ours["chosen"]
     kind, _, measure = row.quantity.rpartition("_")
     if row.model not in ("any", *rows["model"].unique()):

@@ -11,19 +11,14 @@ from collections.abc import Mapping, Sequence
 import moocore
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
+
+from dsnn_utils import energy
 
 DEFAULT_OBJECTIVES = ("loss", "energy_modelled_j_per_image")
 
 #: Columns that may be minimised. Accuracy is maximised, hence absent: its objective is `loss`.
-OBJECTIVES = (
-    "loss",
-    "val_cross_entropy",
-    "energy_modelled_j_per_image",
-    "energy_modelled_with_memory_j_per_image",
-    "energy_measured_kwh",
-    "emissions_gco2eq",
-    "duration_s",
-)
+OBJECTIVES = (*energy.OBJECTIVES, "val_cross_entropy")
 
 #: Columns that make a configuration; together with `shift_depth` they make a network.
 CONFIGURATION = (
@@ -38,6 +33,7 @@ CONFIGURATION = (
     "momentum",
     "weight_decay",
     "epochs",
+    "data_fraction",
 )
 LOG_SCALED = ("lr", "weight_decay")
 
@@ -70,10 +66,16 @@ def successful(
 ) -> pd.DataFrame:
     """The rows with status SUCCESS whose objectives are all finite numbers (a copy).
 
+    The index is kept if it is unique, else numbered anew.
     Raises ValueError when a column is missing, an objective is unknown or no row is left.
     """
     objectives = _checked(objectives)
     require_columns(trials, ["status", *objectives])
+    if "dataset" in trials and trials["dataset"].nunique() > 1:
+        names = ", ".join(map(str, trials["dataset"].unique()))
+        raise ValueError(f"trials: must be of one data set, these are of {names}")
+    if not trials.index.is_unique:  # several tables put together
+        trials = trials.reset_index(drop=True)
     rows = _finite(trials, objectives)
     if rows.empty:
         raise ValueError(
@@ -90,11 +92,20 @@ def _finite(trials: pd.DataFrame, objectives: list[str]) -> pd.DataFrame:
 
 
 def default_rows(trials: pd.DataFrame) -> pd.DataFrame:
-    """The successful rows of the published default: origin `default` at full depth."""
+    """The successful rows of the published default: origin `default`, full depth, 5 weight bits.
+
+    A search evaluates the default at every value of its fidelity. Where that is epochs or the share
+    of the data, the rows with the highest value count.
+    """
     require_columns(trials, ["status", "origin", "shift_depth", "max_shift_depth"])
     full_depth = trials["shift_depth"] == trials["max_shift_depth"]
-    is_default = (trials["origin"] == "default") & full_depth
-    return trials[is_default & (trials["status"] == "SUCCESS")]
+    rows = trials[(trials["origin"] == "default") & full_depth & (trials["status"] == "SUCCESS")]
+    if "weight_bits" in rows:
+        rows = rows[rows["weight_bits"] == 5]
+    for fidelity in ("epochs", "data_fraction"):
+        if fidelity in rows and rows[fidelity].notna().any():
+            rows = rows[rows[fidelity] == rows[fidelity].max()]
+    return rows
 
 
 def default_trial(trials: pd.DataFrame) -> pd.Series:
@@ -251,6 +262,7 @@ def hypervolume_over(
     require_columns(trials, ["trial", x, *by])
     objectives = _checked(objectives)
     reference = reference or reference_point(trials, objectives)
+    trials = trials.reset_index(drop=True)
     curves = []
     for key, run in trials.groupby(by, dropna=False, sort=True):
         run = run.sort_values("trial", kind="stable")
@@ -354,6 +366,38 @@ def choose(
     return rows.sort_values(order, kind="stable").iloc[0]
 
 
+def accuracy_drop(
+    trials: pd.DataFrame,
+    drops: Sequence[float] = (0.0, 0.005, 0.01, 0.02, 0.05),
+    cost: str = "energy_modelled_j_per_image",
+    by: str = "seed",
+) -> pd.DataFrame:
+    """What giving up some accuracy saves: for each run and drop the cheapest row that is allowed.
+
+    A drop of 0.01 allows every row whose loss is at most 0.01 above that run's lowest. Columns
+    `by`, `drop`, `trial`, `shift_depth`, `weight_bits`, `activation_bits` (i + f), `shift_type`,
+    `loss`, `cost` and `saving` (0..1, against that run's most accurate row; of rows equally
+    accurate the cheapest). The spread over the runs tells how sure it is.
+    """
+    require_columns(trials, [by, "trial", "shift_depth", "weight_bits", "shift_type"])
+    for drop in drops:
+        if not 0 <= drop <= 1:
+            raise ValueError(f"drops={drop}: must be from 0 to 1")
+    rows = successful(trials, ("loss", cost)).sort_values([cost, "loss"], kind="stable")
+    bits = rows["activation_integer_bits"] + rows["activation_fraction_bits"]
+    rows = rows.assign(activation_bits=bits)
+    columns = ["trial", "shift_depth", "weight_bits", "activation_bits", "shift_type", "loss", cost]
+    table = []
+    for key, run in rows.groupby(by, dropna=False):
+        lowest = run["loss"].min()
+        start = run[run["loss"] == lowest].iloc[0][cost]
+        for drop in drops:
+            row = run[run["loss"] <= lowest + drop + 1e-12].iloc[0]
+            saving = 1 - row[cost] / start if start else 0.0
+            table.append({by: key, "drop": drop, **row[columns], "saving": saving})
+    return pd.DataFrame(table)
+
+
 def depth_and_bits(front: pd.DataFrame, trials: pd.DataFrame | None = None) -> pd.DataFrame:
     """How often the front uses each shift depth, weight bits and activation bits (i + f).
 
@@ -401,14 +445,19 @@ def _plain(value):
 
 
 def solution_card(
-    trials: pd.DataFrame, row: pd.Series, objectives: Sequence[str] = DEFAULT_OBJECTIVES
+    trials: pd.DataFrame,
+    row: pd.Series,
+    objectives: Sequence[str] = DEFAULT_OBJECTIVES,
+    validation_size: int | None = None,
 ) -> dict:
     """A chosen row as a JSON-safe dict that training can read.
 
     `network` and `configuration` rebuild it; `objectives` gives each value and, when the table
     holds the same network under several seeds, mean, lowest and highest over them; `changes` and
     `gains_percent` compare with the published default (None when the table has none; a gain is
-    positive when the chosen row is better).
+    positive when the chosen row is better). With `validation_size`, the number of validation
+    images, `val_accuracy_interval` is Wilson's 95 % interval: the error of counting so many images,
+    not that of training again.
     """
     objectives = _checked(objectives)
     require_columns(trials, ["shift_depth", *objectives])
@@ -425,6 +474,7 @@ def solution_card(
         "network": {name: _plain(row.get(name)) for name in context},
         "configuration": {name: _plain(row[name]) for name in names},
         "val_accuracy": _plain(row.get("val_accuracy")),
+        "val_accuracy_interval": _wilson(row, validation_size),
         "objectives": {
             name: {
                 "value": _plain(row[name]),
@@ -451,6 +501,15 @@ def solution_card(
             for name in objectives
         }
     return card
+
+
+def _wilson(row: pd.Series, size: int | None) -> list[float] | None:
+    if size is None or pd.isna(row.get("val_accuracy")):
+        return None
+    if size < 1:
+        raise ValueError(f"validation_size={size}: must be an integer of at least 1")
+    right = round(row["val_accuracy"] * size)
+    return [float(v) for v in binomtest(right, size).proportion_ci(method="wilson")]
 
 
 # ------------------------------------------------------------------------ fidelity and importance
@@ -490,7 +549,7 @@ def importance(
     objective: str = "loss",
     seed: int = 0,
     by: str = "seed",
-    max_trials: int = 1000,
+    max_trials: int = 400,
 ) -> pd.DataFrame:
     """Hyperparameter importance by fANOVA (Hutter et al., ICML 2014), one analysis per run.
 
@@ -516,7 +575,7 @@ def importance(
         results.append(_fanova(run, names, objective, seed, optuna))
     if not results:
         raise ValueError(
-            f"trials: must have a {by} with at least 4 successful rows and two values of {objective}"
+            f"trials: must have a {by} with at least 4 successful rows that differ in {objective}"
         )
     wide = pd.DataFrame(results).fillna(0.0)
     table = pd.DataFrame(
@@ -560,7 +619,7 @@ def _fanova(run: pd.DataFrame, names: list[str], objective: str, seed: int, optu
                 for i, value in enumerate(run[objective].tolist())
             ]
         )
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
+        evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=32, seed=seed)
         return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
     finally:
         optuna.logging.set_verbosity(verbosity)
