@@ -86,14 +86,13 @@ class EnergyMeter:
         self._settings = dict(
             country_iso_code=country,
             region=region,
-            force_carbon_intensity_g_co2e_kwh=float(intensity),
+            force_carbon_intensity_g_co2e_kwh=float(intensity),  # so it asks no service for it
             pue=float(pue),
             wue=float(wue_l_per_kwh),
             tracking_mode=tracking_mode,
             output_methods=[],
             output_dir=tempfile.gettempdir(),
             emissions_endpoint=None,
-            electricitymaps_api_token="",
             allow_multiple_runs=True,  # no lock file: neither workers nor dead processes block
             log_level="critical",
         )
