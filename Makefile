@@ -38,7 +38,7 @@ environment:
 	    echo "error: $(env): must be an environment with Python 3.11 or newer" >&2; exit 1; \
 	fi; \
 	echo "Installing into $(env) (the first time: minutes, and about 6 GB on Linux)"; \
-	$(python) -m pip install -q -e '.[test]'; \
+	$(python) -m pip install -qq -e '.[test]'; \
 	echo "$$wanted" > "$$stamp"
 
 demo: environment

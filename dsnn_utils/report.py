@@ -5,6 +5,7 @@ and formulas are written as MathML, which browsers draw themselves.
 """
 
 import html
+import re
 from pathlib import Path
 
 import math_core
@@ -13,6 +14,7 @@ import pandas as pd
 from jinja2 import pass_context
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
 # nbconvert's own page without the scripts that it would load from the web, and with a figure's
 # text as its description for those who cannot see it
@@ -78,7 +80,9 @@ def write_html(notebook: Path, page: Path, images: Path) -> None:
     """Write `notebook` as one self-contained HTML page; local images are looked up in `images`."""
     resources = {"metadata": {"name": notebook.stem, "path": str(images)}}
     exporter = _Exporter(raw_template=_PAGE)
+    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # last state of bars
     text, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4), resources)
+    text = re.sub(r'href="(\w+)\.ipynb', r'href="\1.html', text)  # links between the notebooks
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(text, encoding="utf-8")
 

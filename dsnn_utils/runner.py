@@ -280,8 +280,8 @@ def run_notebook(
                 cwd=path.parent if cwd is None else cwd,
                 progress_bar=bar if progress else False,
                 execution_timeout=timeout,
-                # ipykernel warns about its TCP ports at every start
-                extra_arguments=["--IPKernelApp.log_level=40"],
+                # ipykernel warns about its TCP ports at every start, and fails aloud when stopped
+                extra_arguments=["--IPKernelApp.log_level=50"],
             )
     except papermill.PapermillExecutionError as error:
         cell, reason = f"cell In [{error.exec_count}]", f"{error.ename}: {error.evalue}"

@@ -398,13 +398,16 @@ def test_pages_show_the_static_figure_and_mathml_without_scripts(tmp_path):
     plotly = {"application/vnd.plotly.v1+json": {"data": [], "layout": {}}}
     figure = plotly | {"image/svg+xml": svg, "text/plain": "Figure"}
     formulas = "Inline $a<b$\n\n\\begin{align*}a&=b\\\\c&=d\\end{align*}\n\nbroken $\\foo$"
+    link = "\n\n[next](02_next.ipynb#a)"
+    bar = new_output("stream", name="stderr", text="\r10%\r100%\n")
     cells = [
-        new_markdown_cell(formulas),
-        new_code_cell("figure", outputs=[new_output("display_data", data=figure)]),
+        new_markdown_cell(formulas + link),
+        new_code_cell("figure", outputs=[new_output("display_data", data=figure), bar]),
     ]
     nbformat.write(new_notebook(cells=cells), tmp_path / "n.ipynb")
     report.write_html(tmp_path / "n.ipynb", tmp_path / "n.html", images=tmp_path)
     page = (tmp_path / "n.html").read_text()
     assert '<img alt="Figure"' in page and b64encode(svg.encode()).decode() in page
-    assert "<script" not in page and not re.search(r'(src|href)="(?!data:|#)', page)
+    assert "<script" not in page and not re.search(r'src="(?!data:)', page)
+    assert 'href="02_next.html#a"' in page and "100%" in page and ">10%" not in page
     assert page.count("<math") == 2 and "<code>\\foo</code>" in page
