@@ -45,20 +45,21 @@ def convert_to_shift(
     why = f" (the model has {len(names)} shiftable layers)"
     shift_depth = check_integer("shift_depth", shift_depth, 0, len(names), why)
     check_spec(spec)
-    result = copy.deepcopy(model)
-    for name in names[:shift_depth]:
-        layer = result.get_submodule(name)
-        if type(layer) not in SHIFT_CLASS:
-            continue  # a shift layer already
-        if "weight" not in layer._parameters:
+    plain = [name for name in names[:shift_depth] if type(model.get_submodule(name)) in SHIFT_CLASS]
+    for name in plain:
+        if "weight" not in model.get_submodule(name)._parameters:
             raise ValueError(f"layer {name!r}: remove weight_norm or pruning before converting it")
+
+    result = copy.deepcopy(model)
+    for name in plain:
+        layer = result.get_submodule(name)
         # The layer stays the same object, so all references to it stay right: a layer used twice,
         # or a model that is itself a single layer.
         layer.__class__ = SHIFT_CLASS[type(layer)]
         layer.adopt_spec(spec)
         if not keep_weights:
             layer.reset_parameters()
-    if shift_depth > 0:
+    if plain:
         _close_fused_paths(result)
     return result
 
