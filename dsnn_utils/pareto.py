@@ -170,13 +170,16 @@ def attainment(
     for value in percentiles:
         if not 0 <= value <= 100:
             raise ValueError(f"percentiles={value}: must be from 0 to 100")
-    points, runs = rows[objectives].to_numpy(float), rows[by].to_numpy()
-    lost = trials[by].nunique() - rows[by].nunique()
-    # moocore counts the runs it sees: rescale so that a run without success counts too.
-    seen = rows[by].nunique()
+    if rows[by].isna().any():
+        raise ValueError(f"trials: must have a value of {by} in every row to tell the runs apart")
+    # moocore wants each run in one piece and silently gives wrong fronts otherwise.
+    rows = rows.sort_values(by, kind="stable")
+    points, runs = rows[objectives].to_numpy(float), pd.factorize(rows[by])[0]
+    # It counts the runs it sees: rescale so that a run without success counts too.
+    seen, total = rows[by].nunique(), trials[by].nunique()
     parts = []
     for percentile in percentiles:
-        needed = max(1, int(np.ceil(percentile / 100 * (seen + lost) - 1e-9)))
+        needed = max(1, int(np.ceil(percentile / 100 * total - 1e-9)))
         if needed > seen:
             continue
         part = moocore.eaf(points, runs, percentiles=[100 * needed / seen])

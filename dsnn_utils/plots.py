@@ -506,7 +506,7 @@ def _parallel_axis(column: pd.Series, name: str) -> tuple[np.ndarray, list, dict
     ticks = [((e - low) / ((high - low) or 1), f"{10**e if log else e:.3g}") for e in ends]
     dimension = {"label": label, "values": np.nan_to_num(shown, nan=low).tolist()}
     if log:
-        powers = np.arange(np.floor(low), np.ceil(high) + 1)
+        powers = np.arange(np.ceil(low), np.floor(high) + 1)  # plotly draws ticks outside, too
         dimension |= {"tickvals": powers.tolist(), "ticktext": [f"{10.0**p:g}" for p in powers]}
     return places, ticks, dimension
 
@@ -674,7 +674,8 @@ def plot_accuracy_drop(
     axis.plot(100 * drop, 100 * at["saving"].median(), "o", color=VERMILION, ms=6, zorder=5)
     what = AXES[cost][0].split(" (")[0].lower()
     lines = [
-        f"{100 * drop:g} point{'s' * (drop != 0.01)} less accuracy: {_spread(100 * at['saving'])} % less {what}",
+        f"{100 * drop:g} point{'s' * (drop != 0.01)} less accuracy: "
+        f"{_spread(100 * at['saving'])} % less {what}",
         f"shift depth {_spread(at['shift_depth'])}, weight bits {_spread(at['weight_bits'])}, "
         f"activation bits {_spread(at['activation_bits'])}",
     ]
