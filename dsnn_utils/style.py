@@ -191,6 +191,12 @@ class TwoFaced:
     data: pd.DataFrame | None = None
     description: str = ""
 
+    def __post_init__(self):
+        # Lay out once: each further run of the layout engine would move things a little.
+        with mpl.rc_context(STYLE):
+            self.static.draw_without_rendering()
+        self.static.set_layout_engine("none")
+
     def svg(self) -> str:
         """The static face as SVG text, the same bytes for the same figure."""
         # The dpi only tells how finely rasterised marks are drawn.

@@ -1,0 +1,396 @@
+"""What the figures contain: marks, labels with units, both faces, the same bytes every time."""
+
+import io
+import json
+import re
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+from dsnn_utils import front, paper, pareto, plots, style
+
+ENERGY = "energy_modelled_j_per_image"
+
+
+def trials(n: int = 40, seeds: int = 1) -> pd.DataFrame:
+    """A made-up trials table with the published default first and some failed trials."""
+    parts = []
+    for seed in range(seeds):
+        rng = np.random.default_rng(seed)
+        depth = rng.choice([2, 7, 20], n)
+        optimizer = rng.choice(["SGD", "Adam", "Ranger"], n)
+        loss = (0.1 + 0.01 * depth + rng.uniform(0, 0.2, n)).round(3)
+        status = np.where(rng.random(n) < 0.1, "DIVERGED", "SUCCESS")
+        status[0] = "SUCCESS"
+        rows = pd.DataFrame(
+            {
+                "trial": np.arange(n), "seed": seed, "status": status,
+                "strategy": "random", "origin": np.where(np.arange(n) == 0, "default", "model"),
+                "dataset": "digits", "model": "resnet20",
+                "shift_depth": np.where(np.arange(n) == 0, 20, depth), "max_shift_depth": 20,
+                "shift_type": np.where((np.arange(n) == 0) | (rng.random(n) < 0.5), "PS", "Q"),
+                "weight_bits": np.where(np.arange(n) == 0, 5, rng.integers(2, 9, n)),
+                "activation_integer_bits": rng.integers(2, 33, n),
+                "activation_fraction_bits": rng.integers(2, 33, n),
+                "rounding": "deterministic", "batch_size": 64, "optimizer": optimizer,
+                "lr": 10 ** rng.uniform(-3, -0.7, n),
+                "momentum": np.where(optimizer == "SGD", 0.9, np.nan), "weight_decay": 1e-4,
+                "epochs": 3, "train_size": 1000, "val_accuracy": 1 - loss, "loss": loss,
+                ENERGY: 1e-6 * (200 - 8 * depth + rng.uniform(0, 9, n)),
+                "emissions_gco2eq": 0.1, "duration_s": 2.0,
+            }
+        )  # fmt: skip
+        failed = rows["status"] != "SUCCESS"
+        rows.loc[failed, ["val_accuracy", "loss", ENERGY, "emissions_gco2eq"]] = np.nan
+        parts.append(rows)
+    return pd.concat(parts)  # the index repeats, as real tables put together
+
+
+TRIALS, SEEDS = trials(), trials(seeds=3)
+HISTORY = [
+    {"epoch": e, "train_loss": 1 / e, "train_accuracy": 1 - 1 / (e + 1),
+     "validation_loss": 1.1 / e, "validation_accuracy": 0.9 - 1 / (e + 1), "lr": 0.1}
+    for e in (1, 2, 3)
+]  # fmt: skip
+X = np.linspace(-1.5, 1.5, 301)
+FIGURES = {
+    "rounding": lambda: plots.plot_rounding(X, np.sign(X), np.floor(4 * X) / 4),
+    "network": lambda: plots.plot_network(list("abcde"), [0, 2, 5], dict.fromkeys("abcde", 7)),
+    "weights": lambda: plots.plot_weights({"plain": X, "Q": np.sign(X)}),
+    "training": lambda: plots.plot_training({"plain": HISTORY, "Q": HISTORY}),
+    "space": lambda: plots.plot_space(TRIALS),
+    "front": lambda: plots.plot_front(TRIALS, chosen=pareto.knee(TRIALS)),
+    "front_accuracy": lambda: plots.plot_front(SEEDS, y="val_accuracy", width=style.ONE_COLUMN),
+    "hypervolume": lambda: plots.plot_hypervolume(pareto.hypervolume_over(SEEDS)),
+    "depth_and_bits": lambda: plots.plot_depth_and_bits(
+        pareto.depth_and_bits(pareto.pareto_front(TRIALS), TRIALS)
+    ),
+    "parallel": lambda: plots.plot_parallel(TRIALS),
+    "importance": lambda: plots.plot_importance(
+        {"loss": pd.DataFrame({"hyperparameter": ["lr", "shift_depth"], "importance": [0.2, 0.8],
+                               "lowest": [0.1, 0.7], "highest": [0.3, 0.9]})}
+    ),
+    "depth_correlation": lambda: plots.plot_depth_correlation(
+        pd.DataFrame({"low_depth": [2], "high_depth": [7], "configurations": [9],
+                      "spearman": [0.5]})
+    ),
+    "tradeoff": lambda: plots.plot_tradeoff(TRIALS),
+    "accuracy_drop": lambda: plots.plot_accuracy_drop(SEEDS),
+    "published": lambda: plots.plot_published(paper.compare(TRIALS)),
+}  # fmt: skip
+INTERACTIVE = {"training", "front", "front_accuracy", "hypervolume", "parallel", "tradeoff"}
+
+
+@pytest.fixture(scope="module")
+def figures() -> dict[str, plots.TwoFaced]:
+    return {name: make() for name, make in FIGURES.items()}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_bundle_has_the_faces_and_stays_small(figures, name):
+    bundle = figures[name]._repr_mimebundle_()
+    assert bundle["image/svg+xml"].lstrip().startswith("<?xml")
+    assert len(bundle["image/svg+xml"]) < 150_000
+    assert len(bundle["text/plain"]) > 10
+    live = bundle.get("application/vnd.plotly.v1+json")
+    assert (live is not None) == (name in INTERACTIVE)
+    if live is not None:
+        assert len(live["data"]) > 0
+        # Plain lists rather than base64 blocks, and nothing that is not JSON (such as NaN).
+        assert "bdata" not in json.dumps(live, allow_nan=False)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_files_are_the_same_bytes_every_time(figures, name, tmp_path):
+    svg, png, csv = figures[name].save(tmp_path / "a" / name)
+    assert (svg.name, png.name, csv.name) == (f"{name}.svg", f"{name}.png", f"{name}.csv")
+    again = FIGURES[name]()
+    assert again.svg() == svg.read_text()
+    assert again.data.to_csv(index=False).encode() == csv.read_bytes()
+    if name == "front":  # the slow part once
+        assert again.png() == png.read_bytes()
+    assert "<dc:date>" not in svg.read_text()
+    assert Image.open(io.BytesIO(png.read_bytes())).width > 600
+
+
+@pytest.mark.parametrize("name", sorted(set(FIGURES) - {"parallel", "published", "space"}))
+def test_axes_have_labels_with_units(figures, name):
+    unitless = r"Weight bits|Weight, one bar per value|Epoch|Trials|Hypervolume|Spearman"
+    axes = [a for a in figures[name].static.axes if a.axison]
+    labels = [text for a in axes for text in (a.get_xlabel(), a.get_ylabel(), a.get_title())]
+    labels = [text for text in labels if text]
+    assert any("(" in text or re.search(unitless, text) for text in labels)
+    quantities = r"energy|error|accuracy|entropy|share|depth \("
+    for axis in axes:
+        for text in (axis.get_xlabel(), axis.get_ylabel()):
+            if re.search(quantities, text, re.IGNORECASE) and "Spearman" not in text:
+                assert "(" in text, f"no unit: {text}"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_text_is_cut_off_or_too_small(figures, name):
+    figure = figures[name].static
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    width, height = figure.bbox.size
+    texts = [t for a in figure.axes for t in (a.title, a.xaxis.label, a.yaxis.label)]
+    texts += [t for legend in figure.legends for t in legend.get_texts()]
+    for text in texts:
+        if text.get_text():
+            box = text.get_window_extent(renderer)
+            assert box.x0 > -2 and box.y0 > -2, text
+            assert box.x1 < width + 2 and box.y1 < height + 2, text
+            assert text.get_fontsize() >= 7
+
+
+def test_figures_are_outside_pyplot_and_leave_its_settings_alone(figures):
+    assert plt.get_fignums() == []
+    assert plt.rcParams["svg.fonttype"] == plt.rcParamsDefault["svg.fonttype"]
+    with plt.rc_context():
+        plots.use_style()
+        assert plt.rcParams["svg.fonttype"] == "none"
+
+
+# --- the front -----------------------------------------------------------------------------------
+
+
+def drawn(figure: plots.TwoFaced) -> int:
+    """Marks of trials in the static face."""
+    return sum(len(c.get_offsets()) for c in figure.static.axes[0].collections
+               if hasattr(c, "get_sizes") and len(c.get_sizes()))  # fmt: skip
+
+
+def test_front_draws_every_successful_trial_in_both_faces(figures):
+    successes = int((TRIALS["status"] == "SUCCESS").sum())
+    assert drawn(figures["front"]) == successes
+    marks = [t for t in figures["front"].interactive.data if t.name.startswith("depth")]
+    assert sum(len(t.x) for t in marks) == successes
+    assert {t.legendgroup for t in marks} == {"Q", "PS"}
+    assert {t.name for t in marks} == {"depth 2", "depth 7", "depth 20"}
+    assert len(figures["front"].data) == successes
+
+
+def test_front_line_default_and_chosen_are_where_they_belong(figures):
+    axis = figures["front"].static.axes[0]
+    best = pareto.pareto_front(TRIALS)
+    circles = next(line for line in axis.lines if line.get_marker() == "o")
+    np.testing.assert_allclose(circles.get_xdata(), 1e6 * best[ENERGY])
+    np.testing.assert_allclose(circles.get_ydata(), 100 * best["loss"])
+    star = next(line for line in axis.lines if line.get_marker() == "*")
+    assert star.get_xdata()[0] == pytest.approx(1e6 * pareto.default_trial(TRIALS)[ENERGY])
+    named = {trace.name: trace for trace in figures["front"].interactive.data}
+    assert named["chosen"].y[0] == pytest.approx(100 * pareto.knee(TRIALS)["loss"])
+    assert axis.get_xlabel() == "Modelled energy (µJ per image)"
+    assert axis.get_ylabel() == "Validation error (%)"
+
+
+def test_the_staircase_never_passes_above_a_point_of_the_front(figures):
+    x, y = figures["front"].static.axes[0].lines[0].get_data()
+    for _, row in pareto.pareto_front(TRIALS).iterrows():
+        at = np.isclose(x, 1e6 * row[ENERGY])
+        assert y[at].min() == pytest.approx(100 * row["loss"])
+    assert (np.diff(y) <= 1e-9).all() and (np.diff(x) >= 0).all()
+
+
+def test_hover_shows_the_whole_configuration(figures):
+    trace = figures["front"].interactive.data[0]
+    for name in ("trial", "optimizer", "lr", "weight_bits", "activation_integer_bits", "rounding"):
+        assert f"{name}: " in trace.hovertemplate
+    assert trace.hovertemplate.count("customdata") == len(trace.customdata[0])
+
+
+def test_several_seeds_give_median_and_band(figures):
+    labels = [t.get_text() for t in figures["front_accuracy"].static.legends[0].get_texts()]
+    assert {"median of 3 seeds", "range over seeds", "front over all seeds"} <= set(labels)
+    axis = figures["front_accuracy"].static.axes[0]
+    median = pareto.attainment(SEEDS, percentiles=[50])
+    line = next(line for line in axis.lines if line.get_label() == "median of 3 seeds")
+    assert set(np.round(100 * (1 - median["loss"]), 6)) <= set(np.round(line.get_ydata(), 6))
+
+
+def test_far_worse_trials_are_counted_not_hidden_silently():
+    rows = trials().reset_index(drop=True)
+    rows.loc[[3, 4], ["status", "loss", ENERGY]] = ["SUCCESS", 0.99, 2e-4]
+    figure = plots.plot_front(rows)
+    texts = [t.get_text() for t in figure.static.axes[0].texts]
+    assert texts == ["2 worse trials outside the view"]
+    assert max(max(t.y) for t in figure.interactive.data) == pytest.approx(99)
+
+
+def test_thousands_of_trials_are_rasterised_and_thinned_openly():
+    figure = plots.plot_front(trials(6000))
+    assert len(figure.svg()) < 400_000 and "<image" in figure.svg()
+    assert "of" in figure.interactive.layout.title.text
+    shown = sum(len(t.x) for t in figure.interactive.data if t.name.startswith("depth"))
+    assert shown <= front.HOVER_AT_MOST + figure.data["on_front"].sum()
+    assert len(figure.data) > 5000  # the CSV has them all
+
+
+@pytest.mark.parametrize("seeds", [1, 3, 5])
+def test_front_of_one_trial_per_seed(seeds):
+    rows = trials(1, seeds)
+    assert drawn(plots.plot_front(rows)) == seeds
+    plots.plot_tradeoff(rows)
+    plots.plot_parallel(rows)
+    plots.plot_accuracy_drop(rows)
+
+
+def test_front_without_a_default_and_with_a_plain_network():
+    rows = trials().reset_index(drop=True).assign(origin="model")
+    rows.loc[0, ["shift_depth", "shift_type"]] = [0, None]
+    figure = plots.plot_front(rows)
+    assert drawn(figure) == (rows["status"] == "SUCCESS").sum()
+    labels = [t.get_text() for t in figure.static.legends[0].get_texts()]
+    assert "published default" not in labels
+
+
+def test_unknown_axis_is_refused():
+    with pytest.raises(ValueError, match="axis='energy': must be one of"):
+        plots.plot_front(TRIALS, x="energy")
+
+
+# --- the others ----------------------------------------------------------------------------------
+
+
+def test_rounding_draws_each_step_once(figures):
+    steps = figures["rounding"].static.axes[0].collections[0].get_segments()
+    assert sorted({s[0][1] for s in steps}) == [-1, 0, 1]
+    assert len(figures["rounding"].static.axes[1].collections[0].get_segments()) == 13
+
+
+def test_network_colours_the_output_end():
+    figure = plots.plot_network(["fc", "conv2", "conv1"], [0, 1, 3])
+    data = figure.data
+    assert data.groupby("shift_depth")["shift"].sum().to_dict() == {0: 0, 1: 1, 3: 3}
+    shifted = data[(data["shift_depth"] == 1) & data["shift"]]
+    assert shifted["layer"].tolist() == ["fc"] and shifted["position"].tolist() == [3]
+    boxes = figure.static.axes[0].patches
+    blue = [b for b in boxes if b.get_facecolor()[:3] == plt.matplotlib.colors.to_rgb(style.BLUE)]
+    assert len(boxes) == 9 and len(blue) == 4
+    with pytest.raises(ValueError, match="depths=4: must be an integer from 0 to 3"):
+        plots.plot_network(["fc", "conv2", "conv1"], [4])
+
+
+def test_weights_of_few_values_have_one_bar_each(figures):
+    _, bars = figures["weights"].static.axes
+    assert len(bars.patches) == 3
+    assert [t.get_text() for t in bars.get_xticklabels()] == ["−1", "0", "1"]
+    data = figures["weights"].data
+    np.testing.assert_allclose(data.groupby("weights")["share_percent"].sum(), 100)
+
+
+def test_training_draws_both_parts_of_each_run(figures):
+    assert [len(a.lines) for a in figures["training"].static.axes] == [4, 4]
+    assert len(figures["training"].interactive.data) == 8
+    with pytest.raises(ValueError, match=r"must have the columns \['validation_loss'\]"):
+        plots.plot_training({"plain": [{"epoch": 1, "train_loss": 1.0}]})
+
+
+def test_hypervolume_median_of_runs():
+    curves = pd.DataFrame(
+        {"seed": [0, 0, 1, 1, 2, 2], "trial": [1, 2] * 3,
+         "hypervolume": [0.1, 0.2, 0.3, 0.3, 0.0, 0.6]}
+    )  # fmt: skip
+    figure = plots.plot_hypervolume(curves)
+    np.testing.assert_allclose(figure.interactive.data[0].y, [0.1, 0.3])
+    grouped = plots.plot_hypervolume(
+        curves.assign(strategy=["a", "a", "b", "b", "b", "b"]), "strategy"
+    )
+    assert [t.name for t in grouped.interactive.data] == ["a", "b (median of 2)"]
+
+
+def test_tradeoff_shows_the_best_trial_of_each_cell(figures):
+    rows = TRIALS[TRIALS["status"] == "SUCCESS"]
+    best = rows.groupby(["shift_depth", "weight_bits"])["loss"].min()
+    data = figures["tradeoff"].data.set_index(["shift_depth", "weight_bits"])["loss"]
+    pd.testing.assert_series_equal(data.sort_index(), best.sort_index())
+    z = np.array(figures["tradeoff"].interactive.data[0].z, dtype=float)
+    assert np.isfinite(z).sum() == len(best)
+    with pytest.raises(ValueError, match="bits='bits': must be one of"):
+        plots.plot_tradeoff(TRIALS, "bits")
+
+
+def test_bins_cover_the_values_without_gaps():
+    assert style.bins_of([2, 20, 7, 7]) == [(2, 2), (7, 7), (20, 20)]
+    bins = style.bins_of(np.arange(1, 21))
+    assert bins[0][0] == 1 and bins[-1][1] == 20
+    assert all(a[1] + 1 == b[0] for a, b in zip(bins[:-1], bins[1:], strict=True))
+    assert style.bin_labels(bins)[:2] == ["1–3", "4–6"]
+    assert style.bin_index([1, 3, 4, 20], bins).tolist() == [0, 0, 1, 6]
+
+
+def test_accuracy_drop_reads_off_the_answer():
+    rows = trials(2).assign(status="SUCCESS", loss=[0.10, 0.11], weight_bits=[5, 3])
+    rows[ENERGY] = [2e-4, 1e-4]
+    figure = plots.plot_accuracy_drop(rows, 0.01)
+    assert figure.description.startswith("1 point less accuracy: 50 % less modelled energy")
+    assert "weight bits 3" in figure.description
+
+
+# --- the live view -------------------------------------------------------------------------------
+
+
+class Clock:
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr(front.time, "monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What a notebook would be shown: a list of (kind, mime bundle)."""
+    import IPython
+    import IPython.display
+
+    calls = []
+
+    class Handle:
+        def update(self, figure):
+            calls.append(("update", figure._repr_mimebundle_()))
+
+    def display(figure, display_id):
+        calls.append(("display", figure._repr_mimebundle_()))
+        return Handle()
+
+    monkeypatch.setattr(IPython, "get_ipython", lambda: object())
+    monkeypatch.setattr(IPython.display, "display", display)
+    return calls
+
+
+def test_live_view_redraws_one_display_at_most_twice_a_second(monkeypatch, shown):
+    clock = Clock(monkeypatch)
+    with plots.LiveFront(n_trials=40, live=True) as live:
+        for n in range(25, 41):
+            live({}, TRIALS.iloc[:n])
+            clock.now += 0.125
+    assert [kind for kind, _ in shown] == ["display"] + ["update"] * 4
+    while_running, last = shown[:-1], shown[-1][1]
+    assert all(set(bundle) == {"image/svg+xml", "text/plain"} for _, bundle in while_running)
+    assert "application/vnd.plotly.v1+json" in last and "trial 40/40" in last["image/svg+xml"]
+
+
+def test_without_a_viewer_there_are_a_few_lines_of_text(monkeypatch, capsys):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    monkeypatch.delenv("VSCODE_PID", raising=False)
+    clock = Clock(monkeypatch)
+    live = plots.LiveFront(n_trials=40)
+    assert live.live is False
+    for n in range(1, 41):
+        live.update(TRIALS.iloc[:n])
+        clock.now += 1
+    live.close()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 and lines[0].startswith("trial 1/40, 0 failed, 1 on the front")
+    assert lines[-1].startswith("trial 40/40")
+
+
+def test_live_view_of_nothing_and_of_failures_only(capsys, shown):
+    plots.LiveFront().close()
+    with plots.LiveFront(live=True) as live:
+        live.update(TRIALS.iloc[:1].assign(status="CRASHED"))
+    assert shown == []
+    assert live.status() == "trial 1, 1 failed, no successful trial yet"
