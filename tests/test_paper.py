@@ -131,6 +131,7 @@ def test_findings_say_what_our_table_shows():
     assert table.loc["Shift depth matters most for the loss", "holds"] is None
     worse = trials().assign(loss=[0.01, 0.15, 0.2], energy_modelled_j_per_image=[1e-6, 1, 2])
     assert paper.findings(worse).loc[0, "holds"] is False
+    assert table["ours"].iloc[-1].startswith("not yet: ") and table["holds"].iloc[-1] is None
     assert paper.findings(trials().assign(origin="model")).loc[0, "holds"] is None
 
 
