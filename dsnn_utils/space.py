@@ -115,7 +115,6 @@ def dsnn_space(
     optimizer = Categorical("optimizer", OPTIMIZERS, default="SGD")
     momentum = Float("momentum", (0.0, 0.9), default=0.9)
     hyperparameters = [
-        Integer("shift_depth", (1, max_depth), default=max_depth),
         Categorical("shift_type", ("Q", "PS"), default="PS"),
         Integer("weight_bits", (2, 8), default=5),
         Integer("activation_integer_bits", (2, 32), default=16),
@@ -127,17 +126,14 @@ def dsnn_space(
         momentum,
         Float("weight_decay", (1e-6, 1e-2), default=1e-4, log=True),
     ]
+    if max_depth > 1:
+        hyperparameters.append(Integer("shift_depth", (1, max_depth), default=max_depth))
     if min_epochs is not None and min_epochs < epochs:
         hyperparameters.append(Integer("epochs", (min_epochs, epochs), default=epochs))
     space = ConfigurationSpace(name="dsnn", seed=seed)
-    # A range of one value (a network with a single layer) is a constant to ConfigSpace.
-    space.add([h for h in hyperparameters if h.name != without and not _single_valued(h)])
+    space.add([h for h in hyperparameters if h.name != without])
     space.add(InCondition(momentum, optimizer, list(MOMENTUM_OPTIMIZERS)))
     return space
-
-
-def _single_valued(hyperparameter) -> bool:
-    return getattr(hyperparameter, "lower", 0) == getattr(hyperparameter, "upper", 1)
 
 
 def plain(configuration: Mapping) -> dict:
@@ -186,4 +182,4 @@ def space_table(space: ConfigurationSpace) -> pd.DataFrame:
                 "why": WHY[hyperparameter.name],
             }
         )
-    return pd.DataFrame(rows).set_index("hyperparameter")
+    return pd.DataFrame(rows).set_index("hyperparameter").reindex([n for n in WHY if n in space])
