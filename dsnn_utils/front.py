@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from dsnn_utils import pareto
 from dsnn_utils.style import (
@@ -37,6 +37,7 @@ from dsnn_utils.style import (
 
 TYPE_MARKERS = {"Q": ("o", "circle"), "PS": ("^", "triangle-up")}
 HOVER = ("trial", "seed", "origin", "shift_depth", *pareto.CONFIGURATION)
+LOG_TICKS = [m * 10.0**d for d in range(-2, 3) for m in (1, 2, 3, 5, 7)]
 HOVER_AT_MOST = 2000  # dominated trials in an interactive figure, to keep it small
 
 
@@ -56,6 +57,11 @@ class _View:
         self.default = pareto.default_trial(self.rows) if default else None
         self.seeds = self.rows["seed"].nunique() if "seed" in self.rows else 1
         self.depth_norm = depth_norm(self.rows)
+        marked = [row[self.loss] for row in (self.default, chosen) if row is not None]
+        self.marked_losses = [*self.front[self.loss], *marked]
+        # Losses from a few per cent to pure chance are only legible on a logarithmic axis.
+        low, high = min(self.marked_losses), max(self.marked_losses)
+        self.log = not self.upward and 0 < 4 * low <= high
 
     def x(self, rows) -> np.ndarray:
         return self._x_factor * np.atleast_1d(rows[self.x_name]).astype(float)
@@ -98,8 +104,9 @@ def plot_front(
     Colour is shift depth, the marker the shift type. y: "loss" or "val_accuracy". With several
     seeds the line is the median front and the band spans what every and what at least one seed
     attains (with five seeds or more: 25 % and 75 % of them); the thin line is the front over all.
-    The static face leaves out trials far worse than the front, default and chosen solution, and
-    says how many; the interactive face has them all.
+    A loss axis is logarithmic if the front, default and chosen solution span a factor of 4 or more.
+    Else the static face leaves out trials far worse than those and says how many; the interactive
+    face has them all.
     """
     view = _View(trials, x, y, chosen)
     figure, axis = new_axes(width, 3.0 if width > 5 else 3.2)
@@ -145,8 +152,13 @@ def _draw_trials(axis, view: _View):
 
 def _focus(axis, view: _View) -> None:
     """Limit the view to what is marked and a margin of worse trials, and say what is left out."""
-    marked = [row[view.loss] for row in (view.default, view.chosen) if row is not None]
-    low, high = (f([*view.front[view.loss], *marked]) for f in (min, max))
+    if view.log:
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(FixedLocator(LOG_TICKS))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_locator(NullLocator())
+        return
+    low, high = min(view.marked_losses), max(view.marked_losses)
     worst = high + 0.5 * (high - low)
     outside = int((view.rows[view.loss] > worst).sum())
     if high == low or not outside:
@@ -270,7 +282,9 @@ def _interactive_front(view: _View, title: str | None):
             scatter(row.to_frame().T, name=label, legendgroup="front", marker=marker)
     figure.update_layout(legend={"groupclick": "toggleitem"})
     figure.update_xaxes(title=view.x_label, **PLOTLY_AXIS)
-    figure.update_yaxes(title=view.y_label, **PLOTLY_AXIS)
+    figure.update_yaxes(title=view.y_label, type="log" if view.log else "linear", **PLOTLY_AXIS)
+    if view.log:
+        figure.update_yaxes(tickvals=LOG_TICKS, ticktext=[f"{tick:g}" for tick in LOG_TICKS])
     return figure
 
 

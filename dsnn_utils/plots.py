@@ -612,8 +612,13 @@ def plot_tradeoff(trials: pd.DataFrame, bits: str = "weight_bits") -> TwoFaced:
     labels = [bin_labels(depth_bins), bin_labels(bit_bins)]
     bits_label = "Weight bits" if bits == "weight_bits" else "Activation bits\n(integer + fraction)"
     for i, (axis, matrix) in enumerate(zip(axes, panels.values(), strict=True)):
-        image = axis.imshow(matrix, cmap=maps[i], origin="lower", aspect="auto")
-        bar = figure.colorbar(image, ax=axis, pad=0.02)
+        # A cell that failed to learn must not take all colours: the scale ends at twice the median.
+        low, high = np.nanmin(matrix), min(np.nanmax(matrix), 2 * np.nanmedian(matrix))
+        image = axis.imshow(
+            matrix, cmap=maps[i], vmin=low, vmax=high, origin="lower", aspect="auto"
+        )
+        clipped = "max" if np.nanmax(matrix) > high else "neither"
+        bar = figure.colorbar(image, ax=axis, pad=0.02, extend=clipped)
         bar.outline.set_visible(False)
         for (row, column), value in np.ndenumerate(matrix):
             if np.isfinite(value):
@@ -634,6 +639,7 @@ def plot_tradeoff(trials: pd.DataFrame, bits: str = "weight_bits") -> TwoFaced:
                 z=[[None if np.isnan(v) else float(v) for v in r] for r in matrix],
                 x=labels[0], y=labels[1], colorscale=["Viridis", "Cividis"][i], reversescale=True,
                 colorbar={"x": 0.41 + 0.6 * i, "thickness": 12}, texttemplate="%{z:.3g}",
+                zmin=float(low), zmax=float(high),
                 hovertemplate=f"depth %{{x}}<br>{bits.replace('_', ' ')} %{{y}}"
                 f"<br>{titles[i]}: %{{z:.4g}}<extra></extra>",
             ),

@@ -223,6 +223,18 @@ def test_far_worse_trials_are_counted_not_hidden_silently():
     assert max(max(t.y) for t in figure.interactive.data) == pytest.approx(99)
 
 
+def test_losses_up_to_chance_get_a_logarithmic_axis():
+    rows = trials().reset_index(drop=True)
+    rows.loc[0, "loss"] = 0.9  # the default did not learn
+    figure = plots.plot_front(rows)
+    axis = figure.static.axes[0]
+    assert axis.get_yscale() == "log" and figure.interactive.layout.yaxis.type == "log"
+    assert axis.get_ylim()[1] > 90 and not axis.texts
+    labels = [t.get_text() for t in axis.get_yticklabels()]
+    assert {"20", "50"} <= set(labels)
+    assert plots.plot_front(rows, y="val_accuracy").static.axes[0].get_yscale() == "linear"
+
+
 def test_thousands_of_trials_are_rasterised_and_thinned_openly():
     figure = plots.plot_front(trials(6000))
     assert len(figure.svg()) < 400_000 and "<image" in figure.svg()
