@@ -13,6 +13,7 @@ import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -227,6 +228,7 @@ def open_run(run_dir: Path, settings: Mapping, n_trials: int) -> None:
         ) from error
 
 
+@cache
 def environment() -> dict:
     """Versions and hardware, to be recorded with every result."""
     import torch
