@@ -264,13 +264,18 @@ def run_notebook(
     parameters = check_parameters(path, parameters or {})
     _make_folder(output.parent)
 
-    import nbclient.exceptions
     import papermill
+    from traitlets.config import Config
 
     label = progress if isinstance(progress, str) else path.stem
     bar = {"desc": label, "mininterval": 0.5 if sys.stderr.isatty() else 10}
-    try:
-        with _environment(_KERNEL_ENVIRONMENT):
+    with _environment(_KERNEL_ENVIRONMENT), tempfile.TemporaryDirectory() as sockets:
+        config = Config()
+        if os.name == "posix":
+            # TCP ports are chosen before the kernel binds them: several runners at once collide.
+            config.KernelManager.transport = "ipc"
+            config.KernelManager.ip = f"{sockets}/kernel"
+        try:
             return papermill.execute_notebook(
                 path,
                 output.absolute(),
@@ -279,14 +284,16 @@ def run_notebook(
                 language="python",
                 cwd=path.parent if cwd is None else cwd,
                 progress_bar=bar if progress else False,
+                start_timeout=300,
                 execution_timeout=timeout,
-                # ipykernel warns about its TCP ports at every start, and fails aloud when stopped
+                config=config,
+                # a kernel that is stopped within a cell would print a traceback of its own
                 extra_arguments=["--IPKernelApp.log_level=50"],
             )
-    except papermill.PapermillExecutionError as error:
-        cell, reason = f"cell In [{error.exec_count}]", f"{error.ename}: {error.evalue}"
-    except (nbclient.exceptions.DeadKernelError, nbclient.exceptions.CellTimeoutError) as error:
-        cell, reason = "a cell", str(error).splitlines()[0]
+        except papermill.PapermillExecutionError as error:
+            cell, reason = f"cell In [{error.exec_count}]", f"{error.ename}: {error.evalue}"
+        except (RuntimeError, TimeoutError) as error:  # nbclient's: the kernel died, a cell hangs
+            cell, reason = "a cell", str(error).splitlines()[0]
     raise NotebookFailed(f"{path.name}, {cell}: {reason.strip()}\n(executed so far: {output})")
 
 
