@@ -605,7 +605,7 @@ def plot_tradeoff(trials: pd.DataFrame, bits: str = "weight_bits") -> TwoFaced:
     figure, axes = new_axes(TWO_COLUMNS, 0.9 + 0.24 * shape[0], 1, 2, sharey=True)
     titles = ("Lowest validation error (%)", "Modelled energy there (µJ per image)")
     live = make_subplots(
-        figure=plotly_figure(height=420), rows=1, cols=2, horizontal_spacing=0.2,
+        figure=plotly_figure(height=440, margin={"t": 75}), rows=1, cols=2, horizontal_spacing=0.2,
         subplot_titles=titles,
     )  # fmt: skip
     maps = ("viridis_r", "cividis_r")

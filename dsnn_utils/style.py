@@ -64,6 +64,7 @@ PLOTLY_LAYOUT = {
     "paper_bgcolor": "white",
     "colorway": list(CATEGORIES),
     "height": 480,
+    "autosize": True,
     "margin": {"l": 70, "r": 20, "t": 40, "b": 60},
     "hoverlabel": {"font": {"size": 12}, "align": "left"},
 }
@@ -216,7 +217,10 @@ class TwoFaced:
         bundle = {"image/svg+xml": self.svg(), "text/plain": self.description or "figure"}
         if self.interactive is not None:
             plotly = json.loads(self.interactive.to_json())
-            plotly["config"] = {"displaylogo": False, "responsive": True}
+            # Buttons only under the mouse: they cover titles in a narrow window.
+            plotly["config"] = {
+                "displaylogo": False, "responsive": True, "displayModeBar": "hover",
+            }  # fmt: skip
             bundle["application/vnd.plotly.v1+json"] = plotly
         return bundle
 
