@@ -28,7 +28,7 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif
 TEST_SHARE = 0.2  # split off where a data set brings no test part
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
     """Images, uint8 (N, C, H, W), and their class numbers, int64 (N,)."""
 
@@ -42,8 +42,12 @@ class ImageSet:
         """The images at ``indices`` (a tensor of integers or a slice), as an ImageSet."""
         return ImageSet(self.images[indices], self.labels[indices])
 
+    def __repr__(self) -> str:
+        images, labels = (tuple(tensor.shape) for tensor in (self.images, self.labels))
+        return f"ImageSet(images=uint8 {images}, labels=int64 {labels})"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """The three parts of a data set and what is needed to feed them to a network.
 
@@ -200,9 +204,10 @@ def _load_torchvision(name: str, root: Path) -> tuple[list[str], ImageSet, Image
     try:  # complete local files are used without asking the network
         parts = [source(root, train=train, download=True) for train in (True, False)]
     except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
         raise RuntimeError(
             f"{name}: no usable files under root={str(root)!r}, and the download from {address} "
-            f"failed ({error}). Put {by_hand}, or give load_dataset the path of a directory or "
+            f"failed ({reason}). Put {by_hand}, or give load_dataset the path of a directory or "
             ".zip with train/<class>/ and test/<class>/ images in place of the name."
         ) from error
     sets = []
@@ -217,7 +222,8 @@ def _load_folder(path: Path, root: Path, image_size: int | None):
     """Images of a directory or zip, from the cache under ``root`` as long as nothing changed."""
     zipped = path.is_file()
     files = [path] if zipped else _files_below(path)
-    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    status = [(str(file.relative_to(path)), file.stat()) for file in files]
+    stamps = [(name, s.st_size, s.st_mtime_ns) for name, s in status]
     key = hashlib.sha256(repr(stamps).encode()).hexdigest()
     place = hashlib.sha256(f"{path.resolve()} {image_size}".encode()).hexdigest()[:12]
     cache = root / "cache" / f"{path.stem}-{place}.pt"
