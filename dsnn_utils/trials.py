@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from dsnn_utils.runner import project_root
+
 HYPERPARAMETERS = (
     "shift_depth",
     "shift_type",
@@ -69,6 +71,20 @@ def read_settings(run_dir: str | Path) -> dict:
     if not path.exists():
         raise FileNotFoundError(f"run_dir={str(run_dir)!r}: must be the directory of a search")
     return json.loads(path.read_text())["settings"]
+
+
+def find_run(run_dir: str | Path) -> Path:
+    """The run directory, from the project's root; the committed example run if it has no trials.
+
+    The example (`figures/demo`) is what `make demo` once gave, so that a notebook about trials
+    can be read and run before any search; says so when it is taken.
+    """
+    path = project_root() / run_dir
+    if (path / "trials.csv").exists():
+        return path
+    example = project_root() / "figures" / "demo"
+    print(f"{run_dir} holds no trials yet: reading the committed example run, figures/demo")
+    return example
 
 
 def to_records(table: pd.DataFrame) -> list[dict]:
