@@ -100,8 +100,7 @@ def known_good_configurations(max_depth: int | None = None) -> list[dict]:
     Not results of a paper: which network, data set and accuracy they belong to is not stated
     there. Keys are those of the trials table. With `max_depth` they are made to fit the search
     space of a network with that many shiftable layers: depth and batch size (32..128) are clipped,
-    and what the search sets itself (epochs) or does not know for the optimizer (momentum) is left
-    out.
+    epochs are left to the search, and momentum is None for optimizers that have none there.
     """
     names = (
         "shift_depth", "shift_type", "weight_bits", "activation_integer_bits",
@@ -126,7 +125,7 @@ def known_good_configurations(max_depth: int | None = None) -> list[dict]:
         c["batch_size"] = min(max(c["batch_size"], 32), 128)
         del c["epochs"]
         if c["optimizer"] not in ("SGD", "RMSprop"):
-            del c["momentum"]
+            c["momentum"] = None
     return configurations
 
 
