@@ -468,7 +468,7 @@ def _run(options: argparse.Namespace) -> None:
     if not notebooks:
         raise ValueError(f"notebooks={str(project_root() / 'notebooks')!r}: must hold notebooks")
     out = options.out or project_root() / "runs" / Path(options.profile or "default").stem
-    out = out.absolute()
+    out = Path(os.path.abspath(out))
     plan = _plan(options, notebooks, out)  # everything is checked before the first notebook runs
     _make_folder(out)
 
