@@ -122,7 +122,7 @@ def train(
     require(precision in PRECISIONS, f"{precision=}: must be one of {', '.join(PRECISIONS)}")
     require(is_integer(seed, 0), f"{seed=}: must be an integer of at least 0")
     batch_size, epochs, seed = int(batch_size), int(epochs), int(seed)  # NumPy's are not enough
-    device = _device(device)
+    device = resolve_device(device)
     if epochs == 0:
         return []
 
@@ -206,7 +206,7 @@ def evaluate(
     """
     require(is_integer(batch_size, 1), f"{batch_size=}: must be an integer of at least 1")
     require(len(images) > 0, "images: must hold at least one image")
-    device = _device(device)
+    device = resolve_device(device)
     model.to(device=device, memory_format=torch.channels_last)
     normalise = _normaliser(dataset, device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
@@ -239,7 +239,8 @@ def _evaluation_mode(model: nn.Module):
             module.training = training
 
 
-def _device(device: str | torch.device) -> torch.device:
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device meant, "auto" being the GPU if there is one. ValueError if it is not there."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

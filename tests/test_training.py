@@ -112,6 +112,15 @@ def test_history_and_callback(few):
         train(model, few, on_epoch=stop)
 
 
+def test_training_loss_is_the_mean_over_all_images(few):
+    data = replace(few, train=few.train[:150])  # batches of 128 and 22
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    (row,) = train(model, data, epochs=1, lr=1e-12, augment=False, precision="float32")
+    result = evaluate(model, data.train, data)
+    assert row["train_loss"] == pytest.approx(result["cross_entropy"], rel=1e-5)
+    assert row["train_accuracy"] == result["accuracy"]
+
+
 def test_no_epochs_leave_the_model_alone(few):
     model = small_network()
     before = copy.deepcopy(model.state_dict())
