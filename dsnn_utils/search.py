@@ -12,15 +12,17 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
+from ConfigSpace import ConfigurationSpace
 
 from dsnn_utils.energy import validate_objectives
-from dsnn_utils.space import dsnn_space, make_fidelity, published_default
+from dsnn_utils.space import Fidelity, dsnn_space, make_fidelity, published_default
 from dsnn_utils.strategies import MULTI_FIDELITY, STRATEGIES, make_strategy
 from dsnn_utils.trials import (
     HYPERPARAMETERS,
@@ -31,107 +33,143 @@ from dsnn_utils.trials import (
 )
 
 
+@dataclass(frozen=True)
+class SearchSettings:
+    """What is searched and how; checked when made, and the same whenever a run is resumed.
+
+    `max_depth` is the network's number of shiftable layers, `epochs` the length of a training (a
+    hyperparameter from `min_epochs` up where that is given). A multi-fidelity `strategy` spends
+    more of `fidelity`, from `min_fidelity` up, on the better 1/`eta` of the configurations; for
+    any other strategy shift depth is an ordinary hyperparameter. `objectives` are minimised.
+    `n_initial` random configurations come before the model. `seed_configurations` (dicts, missing
+    entries as in the default) are evaluated right after the default. `context` is recorded with
+    the run: everything else that makes a trial what it is, such as data and recipe.
+
+    Raises ValueError naming the parameter, its value and what is allowed.
+    """
+
+    max_depth: int
+    epochs: int
+    min_epochs: int | None = None
+    strategy: str = "smac_mf"
+    fidelity: str = "shift_depth"
+    min_fidelity: float | None = None
+    eta: int = 2
+    objectives: Sequence[str] = ("loss", "energy_modelled_j_per_image")
+    n_initial: int = 8
+    seed: int = 0
+    seed_configurations: Sequence[Mapping] = ()
+    context: Mapping = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.strategy not in STRATEGIES:
+            known = ", ".join(STRATEGIES)
+            raise ValueError(f"strategy={self.strategy!r}: must be one of {known}")
+        levels = self.levels  # checks fidelity and min_fidelity
+        if not self.multi_fidelity and levels.name != "shift_depth":
+            raise ValueError(
+                f"fidelity={self.fidelity!r}: strategy {self.strategy!r} has no fidelities, it "
+                "searches shift depth as a hyperparameter; must be 'shift_depth', or the strategy "
+                f"one of {', '.join(MULTI_FIDELITY)}"
+            )
+        for name, least in (("eta", 2), ("n_initial", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or value != int(value) or value < least:
+                raise ValueError(f"{name}={value!r}: must be an integer of at least {least}")
+        object.__setattr__(self, "objectives", validate_objectives(self.objectives))
+        self.space()  # checks the rest
+
+    @property
+    def multi_fidelity(self) -> bool:
+        return self.strategy in MULTI_FIDELITY
+
+    @property
+    def levels(self) -> Fidelity:
+        """The fidelity with its bounds."""
+        return make_fidelity(self.fidelity, self.max_depth, self.epochs, self.min_fidelity)
+
+    @property
+    def least_trials(self) -> int:
+        """The default at every rung, the seed configurations and the initial design."""
+        return len(self.first_points()) + self.n_initial
+
+    def space(self) -> ConfigurationSpace:
+        """The configuration space; the fidelity is no part of it."""
+        without = self.fidelity if self.multi_fidelity else None
+        return dsnn_space(self.max_depth, self.epochs, self.min_epochs, without, self.seed)
+
+    def first_points(self) -> list[tuple[dict, str]]:
+        """The points every strategy starts with, and their origin."""
+        default = published_default(self.max_depth, self.epochs)
+        rungs = self.levels.rungs(3 if self.strategy == "smac_mf_published" else self.eta)
+        points = [(default | {self.fidelity: value}, "default") for value in reversed(rungs)]
+        return points + [(default | dict(c), "seed") for c in self.seed_configurations]
+
+    def proposals(self):
+        """The strategy that proposes all further points."""
+        return make_strategy(
+            self.strategy,
+            self.space(),
+            self.levels if self.multi_fidelity else None,
+            self.objectives,
+            self.seed,
+            self.n_initial,
+            self.eta,
+        )
+
+    def record(self) -> dict:
+        """The settings as they are kept in `search.json`."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "context"}
+        return json.loads(json.dumps(own | dict(self.context), default=dict))
+
+
 def search(
     evaluate: Callable[[dict, int], dict],
     run_dir: str | Path,
-    *,
-    max_depth: int,
-    epochs: int,
-    min_epochs: int | None = None,
-    strategy: str = "smac_mf",
-    fidelity: str = "shift_depth",
-    min_fidelity: float | None = None,
-    eta: int = 2,
-    objectives: Sequence[str] = ("loss", "energy_modelled_j_per_image"),
+    settings: SearchSettings,
     n_trials: int = 30,
-    n_initial: int = 8,
-    seed: int = 0,
-    seed_configurations: Sequence[Mapping] = (),
-    settings: Mapping | None = None,
     on_trial: Callable[[dict, pd.DataFrame], None] | None = None,
 ) -> pd.DataFrame:
-    """Search for networks that minimise `objectives`; returns the trials table.
+    """Search until the run directory holds `n_trials` trials; returns the trials table.
 
     `evaluate(point, seed)` runs one trial and returns its result columns; what it raises is
-    recorded as a crashed trial. The published default is evaluated first, at every value of the
-    fidelity from the highest down, then `seed_configurations`, then the strategy's proposals.
-    With a strategy that has no fidelities, shift depth is an ordinary hyperparameter.
-    `settings` are recorded with the run and, like all arguments but `n_trials`, must be the same
-    when it is resumed; a larger `n_trials` extends a finished run.
-    `on_trial(row, trials)` is called after each new trial.
+    recorded as a crashed trial. The published default is evaluated first, at every rung of the
+    fidelity from the highest down, then the seed configurations, then the strategy's proposals.
+    A run that was killed or interrupted goes on after its last finished trial, and a larger
+    `n_trials` extends a finished one. `on_trial(row, trials)` is called after each new trial.
 
-    Raises ValueError for bad arguments and for a run directory that belongs to other settings or
-    cannot be written, before any trial is run.
+    Raises ValueError, before any trial is run, for too small an `n_trials` and for a run directory
+    that belongs to other settings or cannot be written.
     """
-    objectives = tuple(validate_objectives(objectives))
-    points, proposals = _plan(
-        max_depth, epochs, min_epochs, strategy, fidelity, min_fidelity, eta, objectives,
-        n_trials, n_initial, seed, seed_configurations,
-    )  # fmt: skip
+    least = settings.least_trials
+    if isinstance(n_trials, bool) or n_trials != int(n_trials) or n_trials < least:
+        raise ValueError(
+            f"n_trials={n_trials!r}: must be an integer of at least {least}: the default at each "
+            f"fidelity and {len(settings.seed_configurations)} seed configurations "
+            f"({least - settings.n_initial} trials), n_initial={settings.n_initial}"
+        )
     run_dir = Path(run_dir)
-    asked = {
-        "max_depth": max_depth, "epochs": epochs, "min_epochs": min_epochs, "strategy": strategy,
-        "fidelity": fidelity, "min_fidelity": min_fidelity, "eta": eta,
-        "objectives": objectives, "n_initial": n_initial, "seed": seed,
-        "seed_configurations": [dict(c) for c in seed_configurations], **(settings or {}),
-    }  # fmt: skip
-    open_run(run_dir, asked, n_trials)
+    open_run(run_dir, settings.record(), n_trials)
     rows = to_records(read_trials(run_dir)) if (run_dir / "trials.csv").exists() else []
+    points, proposals = settings.first_points(), settings.proposals()
 
     for number in range(n_trials):
-        if number < len(points):
-            point, origin = points[number]
-        else:
-            point, origin = proposals.ask()
+        point, origin = points[number] if number < len(points) else proposals.ask()
         if number < len(rows):
             row = rows[number]
             point = _recorded_point(row, point)
         else:
-            row = {"trial": number, "seed": seed, "strategy": strategy, "origin": origin}
-            row |= {"max_shift_depth": max_depth, "epochs": epochs, "data_fraction": 1.0} | point
-            row |= _evaluate(evaluate, row, seed)
+            row = {"trial": number, "seed": settings.seed, "strategy": settings.strategy}
+            row |= {"origin": origin, "max_shift_depth": settings.max_depth}
+            row |= {"epochs": settings.epochs, "data_fraction": 1.0} | point
+            row |= _evaluate(evaluate, row, settings.seed)
             rows.append(row)
             table = write_trials(rows, run_dir)
             if on_trial is not None:
                 on_trial(row, table)
-        proposals.tell(point, costs(row, rows[:number], objectives), row["status"] == "SUCCESS")
+        known = costs(row, rows[:number], settings.objectives)
+        proposals.tell(point, known, row["status"] == "SUCCESS")
     return read_trials(run_dir)
-
-
-def _plan(max_depth, epochs, min_epochs, strategy, fidelity, min_fidelity, eta, objectives,
-          n_trials, n_initial, seed, seed_configurations):  # fmt: skip
-    """The points every strategy starts with, and the strategy itself; checks all arguments."""
-    if strategy not in STRATEGIES:
-        raise ValueError(f"strategy={strategy!r}: must be one of {', '.join(STRATEGIES)}")
-    multi_fidelity = strategy in MULTI_FIDELITY
-    levels = make_fidelity(fidelity, max_depth, epochs, min_fidelity)
-    if not multi_fidelity and fidelity != "shift_depth":
-        raise ValueError(
-            f"fidelity={fidelity!r}: strategy {strategy!r} has no fidelities, it searches shift "
-            f"depth as a hyperparameter; must be 'shift_depth', or the strategy one of "
-            f"{', '.join(MULTI_FIDELITY)}"
-        )
-    for name, value, low in [("eta", eta, 2), ("n_initial", n_initial, 1), ("seed", seed, 0)]:
-        if isinstance(value, bool) or value != int(value) or value < low:
-            raise ValueError(f"{name}={value!r}: must be an integer of at least {low}")
-    space = dsnn_space(
-        max_depth, epochs, min_epochs, without=fidelity if multi_fidelity else None, seed=seed
-    )
-    default = published_default(max_depth, epochs)
-    rungs = levels.rungs(3 if strategy == "smac_mf_published" else eta)
-    points = [(default | {fidelity: value}, "default") for value in reversed(rungs)]
-    points += [(default | dict(c), "seed") for c in seed_configurations]
-    least = len(points) + n_initial
-    if isinstance(n_trials, bool) or n_trials != int(n_trials) or n_trials < least:
-        raise ValueError(
-            f"n_trials={n_trials!r}: must be an integer of at least {least} (the default at "
-            f"{len(rungs)} fidelities, {len(seed_configurations)} seed configurations, "
-            f"n_initial={n_initial})"
-        )
-    proposals = make_strategy(
-        strategy, space, levels if multi_fidelity else None, objectives, seed, n_initial, eta
-    )
-    return points, proposals
 
 
 def _evaluate(evaluate, row: dict, seed: int) -> dict:
@@ -198,7 +236,6 @@ def open_run(run_dir: Path, settings: Mapping, n_trials: int) -> None:
     Raises ValueError naming each setting that differs, or that the directory cannot be written.
     """
     path = run_dir / "search.json"
-    settings = json.loads(json.dumps(settings))  # as they read back
     if path.exists():
         known = json.loads(path.read_text())["settings"]
         different = [

@@ -9,11 +9,13 @@ search relies on this: it resumes a run by asking and telling again what the tri
 """
 
 import logging
+import math
 import tempfile
 import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from ConfigSpace import Configuration, ConfigurationSpace
 
 from dsnn_utils.space import Fidelity, plain
@@ -228,6 +230,24 @@ def _budgets(fidelity: Fidelity, eta: int) -> dict[int | float, float]:
         budgets.setdefault(fidelity.value(budget), budget)
         budget /= eta
     return budgets
+
+
+def hyperband_plan(fidelity: Fidelity, eta: int) -> pd.DataFrame:
+    """How many configurations Hyperband runs in each bracket (rows) at each rung (columns).
+
+    The sizes are SMAC's: a bracket starts with ceil(eta^s (S + 1) / (s + 1)) configurations, S + 1
+    being the number of rungs and s the promotions in the bracket (Li et al., JMLR 2018).
+    """
+    rungs = fidelity.rungs(eta)
+    top = len(rungs) - 1
+    plan = pd.DataFrame(0, index=range(1, top + 2), columns=rungs)
+    for bracket in range(top + 1):
+        promotions = top - bracket
+        start = math.ceil(eta**promotions * (top + 1) / (promotions + 1))
+        for rung in range(promotions + 1):
+            plan.iloc[bracket, bracket + rung] = start // eta**rung
+    plan = plan.rename_axis(index="bracket", columns=fidelity.name)
+    return plan.assign(trainings=plan.sum(axis=1))
 
 
 def _origin(config: Configuration) -> str:

@@ -12,12 +12,20 @@ from datetime import UTC, datetime
 import torch
 
 from dsnn_utils.conversion import convert_to_shift, shiftable_layers
-from dsnn_utils.data import Dataset, take_fraction
+from dsnn_utils.data import Dataset, require, take_fraction
 from dsnn_utils.energy import modelled_energy
 from dsnn_utils.meter import EnergyMeter
-from dsnn_utils.models import build_model
+from dsnn_utils.models import MODELS, build_model
 from dsnn_utils.space import to_spec
-from dsnn_utils.training import Diverged, evaluate, seed_everything, train
+from dsnn_utils.training import (
+    PRECISIONS,
+    SCHEDULES,
+    Diverged,
+    evaluate,
+    resolve_device,
+    seed_everything,
+    train,
+)
 
 TRAINING = ("optimizer", "lr", "momentum", "weight_decay", "batch_size", "epochs")
 MEASURED = ("energy_measured_kwh", "emissions_gco2eq", "water_l")
@@ -29,6 +37,7 @@ class Recipe:
 
     `published_init` starts shift layers from DeepShift's own random initialisation instead of the
     plain network's initial weights. The other fields are arguments of `training.train`.
+    Raises ValueError naming the field, its value and what is allowed.
     """
 
     model: str = "resnet20"
@@ -38,6 +47,14 @@ class Recipe:
     published_init: bool = False
     precision: str = "auto"
     device: str = "auto"
+
+    def __post_init__(self):
+        for name, known in (("model", MODELS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
+            value = getattr(self, name)
+            require(value in known, f"{name}={value!r}: must be one of {', '.join(known)}")
+        smoothing = self.label_smoothing
+        require(0 <= smoothing < 1, f"label_smoothing={smoothing!r}: must be in [0, 1)")
+        resolve_device(self.device)
 
 
 def build_network(point: Mapping, dataset: Dataset, recipe: Recipe, seed: int) -> torch.nn.Module:

@@ -18,8 +18,9 @@ import pandas as pd
 import pytest
 
 from dsnn_utils.pareto import pareto_front
-from dsnn_utils.search import costs, search
-from dsnn_utils.strategies import MULTI_FIDELITY, STRATEGIES
+from dsnn_utils.search import SearchSettings, costs, search
+from dsnn_utils.space import make_fidelity
+from dsnn_utils.strategies import MULTI_FIDELITY, STRATEGIES, hyperband_plan
 from dsnn_utils.training import Diverged
 from dsnn_utils.trials import COLUMNS, read_settings, read_trials
 
@@ -62,8 +63,9 @@ def no_waiting_for_the_disk(monkeypatch):
 
 
 def run(run_dir, evaluate=synthetic, **kwargs):
-    kwargs = {"max_depth": 20, "epochs": 3, "n_trials": 26} | kwargs
-    return search(evaluate, run_dir, **kwargs)
+    own = {name: kwargs.pop(name) for name in ("n_trials", "on_trial") if name in kwargs}
+    settings = SearchSettings(**{"max_depth": 20, "epochs": 3} | kwargs)
+    return search(evaluate, run_dir, settings, **{"n_trials": 26} | own)
 
 
 def without_times(trials):
@@ -275,9 +277,9 @@ def test_bad_arguments_before_anything_runs(arguments, message, tmp_path):
 
 
 def test_a_run_directory_of_other_settings_is_refused(tmp_path):
-    run(tmp_path, settings={"data": {"name": "digits"}}, n_trials=13)
+    run(tmp_path, context={"data": {"name": "digits"}}, n_trials=13)
     with pytest.raises(ValueError, match=r"data=.*cifar10.*there.*digits.*; seed=1 \(there: 0\)"):
-        run(tmp_path, settings={"data": {"name": "cifar10"}}, seed=1)
+        run(tmp_path, context={"data": {"name": "cifar10"}}, seed=1)
     assert read_settings(tmp_path)["seed"] == 0
 
 
@@ -310,3 +312,18 @@ def test_search_json_says_what_made_it(tmp_path):
     info = json.loads((tmp_path / "search.json").read_text())
     assert info["settings"]["strategy"] == "smac_mf" and info["settings"]["seed"] == 0
     assert info["versions"]["smac"] and info["hardware"]["cores"] >= 1 and info["started_at"]
+
+
+@pytest.mark.parametrize(("eta", "minimum"), [(2, 1), (3, 2), (3, 1), (4, 1)])
+def test_the_plan_of_brackets_is_smacs(eta, minimum):
+    from dsnn_utils.strategies import make_strategy
+
+    levels = make_fidelity("shift_depth", 20, 1, minimum)
+    plan = hyperband_plan(levels, eta)
+    space = SearchSettings(max_depth=20, epochs=1).space()
+    smac = make_strategy("smac_mf", space, levels, OBJECTIVES, seed=0, eta=eta)
+    smac.ask()  # SMAC computes its brackets with the first question
+    sizes = smac._facade.intensifier._n_configs_in_stage
+    for bracket, (_, row) in enumerate(plan.drop(columns="trainings").iterrows()):
+        assert row[row > 0].tolist() == sizes[bracket]
+    assert (plan["trainings"] == [sum(sizes[bracket]) for bracket in range(len(plan))]).all()
