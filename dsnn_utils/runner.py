@@ -18,6 +18,7 @@ the name of a notebook (its file name without `.ipynb`) go to that notebook only
 
 import argparse
 import ast
+import json
 import os
 import re
 import sys
@@ -487,7 +488,7 @@ def _run(options: argparse.Namespace) -> None:
 
     table = pd.DataFrame(rows, columns=["notebook", "duration_s", "peak_memory_mb"]).round()
     table = table.astype({"duration_s": int, "peak_memory_mb": int})
-    front = _front(out / "trials.csv")
+    front = _front(out)
     print(f"\n{table.to_string(index=False)}")
     if front is not None:
         print(f"\nPareto front of {out / 'trials.csv'}:\n{front.to_string(index=False, na_rep='')}")
@@ -527,17 +528,19 @@ def _write_report(out: Path, notebooks: list[Path], table, front) -> Path:
     return index
 
 
-def _front(trials: Path):
-    """The Pareto front of a trials table, the columns a reader wants; None without a table."""
-    if not trials.is_file():
+def _front(out: Path):
+    """The Pareto front of a run, the columns a reader wants; None where no search has run."""
+    if not (out / "trials.csv").is_file():
         return None
-    import pandas as pd
+    from dsnn_utils.pareto import DEFAULT_OBJECTIVES, pareto_front
+    from dsnn_utils.trials import read_trials
 
-    from dsnn_utils.pareto import pareto_front
-
+    search, objectives = out / "search.json", DEFAULT_OBJECTIVES
+    if search.is_file():
+        objectives = json.loads(search.read_text())["settings"]["objectives"]
     columns = ["trial", "origin", "shift_depth", "shift_type", "weight_bits", "optimizer"]
-    columns += ["val_accuracy", "loss", "energy_modelled_j_per_image"]
-    return pareto_front(pd.read_csv(trials))[columns]
+    front = pareto_front(read_trials(out), objectives)
+    return front[list(dict.fromkeys([*columns, "val_accuracy", *objectives]))]
 
 
 if __name__ == "__main__":

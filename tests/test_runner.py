@@ -11,6 +11,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from dsnn_utils import report, runner
+from dsnn_utils.trials import write_trials
 
 PARAMETERS = """# a comment
 epochs: int = 3  # passes over the data
@@ -256,31 +257,25 @@ def test_unwritable_output_is_refused(project):
         runner.run_notebook(path, project / "file" / "out.ipynb")
 
 
-TRIALS = """trial,status,origin,shift_depth,shift_type,weight_bits,optimizer,val_accuracy,loss,\
-energy_modelled_j_per_image
-0,SUCCESS,default,20,PS,5,SGD,0.8,0.2,2e-6
-1,SUCCESS,initial,3,Q,4,Adam,0.9,0.1,3e-6
-2,SUCCESS,initial,3,Q,4,Adam,0.7,0.3,4e-6
-"""
+def trial(origin, loss, energy):
+    objectives = {"loss": loss, "energy_modelled_j_per_image": energy}
+    return {"status": "SUCCESS", "origin": origin, "shift_depth": 3, **objectives}
 
 
 def test_command_line_runs_in_order_and_reports(project, capsys):
-    note = "from pathlib import Path\n"
-    run_dir = note + "run = Path('..') / run_dir\n"
-    write_notebook(
-        project / "notebooks" / "01_a.ipynb",
-        run_dir + f"(run / 'trials.csv').write_text({TRIALS!r}); print(epochs, lr)",
-    )
-    write_notebook(
-        project / "notebooks" / "02_b.ipynb", run_dir + "print(len(list(run.iterdir())))"
-    )
+    write_notebook(project / "notebooks" / "01_a.ipynb", "print(epochs, lr, run_dir)")
+    write_notebook(project / "notebooks" / "02_b.ipynb", "print(epochs)")
     (project / "notebooks" / "profiles" / "demo.yaml").write_text("epochs: 2\nlr: 0.5\n")
+    out = project / "runs" / "x"
+    rows = [trial("default", 0.2, 2e-6), trial("model", 0.1, 3e-6), trial("model", 0.3, 4e-6)]
+    out.mkdir(parents=True)
+    write_trials(rows, out)
 
     arguments = ["--profile", "demo", "--out", "runs/x", "-p", "epochs", "9"]
     assert runner.main(arguments) == 0
 
-    out = project / "runs" / "x"
-    assert text_of(nbformat.read(out / "notebooks" / "01_a.ipynb", as_version=4)) == "9 0.5\n"
+    executed = nbformat.read(out / "notebooks" / "01_a.ipynb", as_version=4)
+    assert text_of(executed) == "9 0.5 runs/x\n"
     shown = capsys.readouterr().out
     assert shown.index("01_a") < shown.index("02_b") < shown.index("Pareto front")
     front = shown[shown.index("Pareto front") :]
