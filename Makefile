@@ -49,7 +49,7 @@ test: environment
 
 # Re-execute the committed notebooks with their defaults and keep the outputs that help a reader.
 notebooks: environment
-	@$(python) -m dsnn_utils.runner --in-place
+	@$(python) -m dsnn_utils.runner --in-place --no-html
 
 lint: environment
 	@$(python) -m ruff check .

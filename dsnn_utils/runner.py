@@ -8,8 +8,9 @@ is added here is what it lets pass: unknown parameter names, values of the wrong
 `1e-3` as text), a kernel that starts in the caller's folder, a missing output folder.
 
 A profile is a YAML mapping of parameters. Those at the top level go to every notebook that declares
-them, so that plain `papermill <notebook> <output> -f <profile>` understands them too; those under
-the name of a notebook (its file name without `.ipynb`) go to that notebook only:
+them, and plain `papermill <notebook> <output> -f <profile>` understands them too. Those under the
+name of a notebook (its file name without `.ipynb`) go to that notebook only and are for this runner
+only: papermill would paste the section into the notebook as code.
 
     train_size: 500
     03_search:

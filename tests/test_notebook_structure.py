@@ -53,6 +53,7 @@ def test_one_parameters_cell_with_typed_commented_defaults(path, notebook):
     assert tags.count("parameters") == 1 and "injected-parameters" not in tags
     for name, parameter in runner.declared_parameters(path).items():
         assert parameter.kind is not None, f"{name}: the annotation must be a plain type"
+        assert parameter.kind != "list" or parameter.element, f"{name}: a list of what?"
         if parameter.default is not None or not parameter.optional:
             cast = runner.cast(name, parameter.default, parameter)
             assert type(cast) is type(parameter.default), f"{name}: default against annotation"
