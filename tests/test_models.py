@@ -87,6 +87,14 @@ def test_macs_of_vgg19():
     assert macs_per_image(build_model("vgg19", 10), 32) == expected
 
 
+def test_resnet20_shortcut_takes_every_second_pixel_and_adds_zero_channels_on_both_sides():
+    shortcut = build_model("resnet20", 10).layer2[0].downsample
+    x = torch.randn(1, 16, 4, 6)
+    y = shortcut(x)
+    assert torch.equal(y[:, 8:24], x[:, :, ::2, ::2])
+    assert y.shape == (1, 32, 2, 3) and not y[:, :8].any() and not y[:, 24:].any()
+
+
 def test_downsampling():
     for name, factor in (("mobilenetv2", 8), ("googlenet", 8), ("efficientnetv2", 16)):
         model = build_model(name, 10).eval()
