@@ -130,6 +130,7 @@ class BreakEven:
     inferences: float
     inferences_low: float
     inferences_high: float
+    search_cost_j: float
     saving_j_per_image: float
     saving_half_width_j_per_image: float
 
@@ -172,6 +173,7 @@ def break_even(
         inferences=cost / saving if saving > 0 else math.inf,
         inferences_low=low,
         inferences_high=high,
+        search_cost_j=cost,
         saving_j_per_image=saving,
         saving_half_width_j_per_image=saving_hw,
     )

@@ -374,31 +374,62 @@ def accuracy_drop(
     drops: Sequence[float] = (0.0, 0.005, 0.01, 0.02, 0.05),
     cost: str = "energy_modelled_j_per_image",
     by: str = "seed",
+    baseline: float | None = None,
 ) -> pd.DataFrame:
     """What giving up some accuracy saves: for each run and drop the cheapest row that is allowed.
 
     A drop of 0.01 allows every row whose loss is at most 0.01 above that run's lowest. Columns
-    `by`, `drop`, `trial`, `shift_depth`, `weight_bits`, `activation_bits` (i + f), `shift_type`,
-    `loss`, `cost` and `saving` (0..1, against that run's most accurate row; of rows equally
-    accurate the cheapest). The spread over the runs tells how sure it is.
+    `by`, `drop`, `seed`, `trial`, `shift_depth`, `weight_bits`, `activation_bits` (i + f),
+    `shift_type`, `loss`, `cost` and `saving` (0..1), against a `baseline` in the unit of `cost`
+    (such as the plain network's) or else against that run's most accurate row (of rows equally
+    accurate the cheapest). The spread over the runs tells how sure it is; with
+    `plausible_accuracies` and by="draw" also one run has a spread.
     """
-    require_columns(trials, [by, "trial", "shift_depth", "weight_bits", "shift_type"])
+    require_columns(trials, [by, "seed", "trial", "shift_depth", "weight_bits", "shift_type"])
     for drop in drops:
         if not 0 <= drop <= 1:
             raise ValueError(f"drops={drop}: must be from 0 to 1")
     rows = successful(trials, ("loss", cost)).sort_values([cost, "loss"], kind="stable")
     bits = rows["activation_integer_bits"] + rows["activation_fraction_bits"]
     rows = rows.assign(activation_bits=bits)
-    columns = ["trial", "shift_depth", "weight_bits", "activation_bits", "shift_type", "loss", cost]
-    table = []
-    for key, run in rows.groupby(by, dropna=False):
-        lowest = run["loss"].min()
-        start = run[run["loss"] == lowest].iloc[0][cost]
-        for drop in drops:
-            row = run[run["loss"] <= lowest + drop + 1e-12].iloc[0]
-            saving = 1 - row[cost] / start if start else 0.0
-            table.append({by: key, "drop": drop, **row[columns], "saving": saving})
-    return pd.DataFrame(table)
+    columns = ["seed", "trial", "shift_depth", "weight_bits", "activation_bits", "shift_type"]
+    columns = list(dict.fromkeys([by, *columns, "loss", cost]))
+    tables = []
+    for _, run in rows[columns].groupby(by, dropna=False):
+        loss = run["loss"].to_numpy()
+        allowed = loss <= loss.min() + np.asarray(drops)[:, None] + 1e-12
+        found = run.iloc[allowed.argmax(axis=1)]  # cheapest first
+        before = run[cost].iloc[loss.argmin()] if baseline is None else baseline
+        saving = 1 - found[cost] / before if before else 0.0
+        tables.append(found.assign(drop=list(drops), saving=saving))
+    table = pd.concat(tables, ignore_index=True)
+    return table[[by, "drop", *[name for name in columns if name != by], "saving"]]
+
+
+def plausible_accuracies(
+    trials: pd.DataFrame, validation_size: int, draws: int = 200, seed: int = 0
+) -> pd.DataFrame:
+    """The table again and again, with accuracies as they might truly be; column `draw` counts.
+
+    `validation_size` images tell an accuracy only so well. Each draw takes every successful
+    `val_accuracy`, and `loss` with it, from Jeffreys' posterior of a proportion: the beta
+    distribution of (right + 1/2, wrong + 1/2). Networks are drawn independently, although the same
+    images judge them all, so differences are rather less noisy than drawn. What training again
+    would change is not in it: use several seeds for that, each of which is drawn by itself.
+    """
+    require_columns(trials, ["seed", "val_accuracy"])
+    if validation_size < 1:
+        raise ValueError(f"validation_size={validation_size}: must be an integer of at least 1")
+    rows = successful(trials, ("loss",))
+    right = (rows["val_accuracy"].astype(float) * validation_size).round().to_numpy()
+    rng = np.random.default_rng(seed)
+    accuracy = rng.beta(right + 0.5, validation_size - right + 0.5, (draws, len(rows)))
+    runs = pd.factorize(rows["seed"])[0]
+    tables = [
+        rows.assign(val_accuracy=a, loss=1 - a, draw=number + draws * runs)
+        for number, a in enumerate(accuracy)
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def depth_and_bits(front: pd.DataFrame, trials: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -6,6 +6,7 @@ interactive plotly figure. Every axis carries its unit.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import matplotlib as mpl
 import numpy as np
@@ -16,6 +17,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from dsnn_utils import pareto
+from dsnn_utils.footprint import BreakEven
 from dsnn_utils.front import LiveFront, plot_front
 from dsnn_utils.style import (
     AXES,
@@ -49,6 +51,7 @@ __all__ = [
     "LiveFront",
     "TwoFaced",
     "plot_accuracy_drop",
+    "plot_break_even",
     "plot_depth_and_bits",
     "plot_depth_correlation",
     "plot_front",
@@ -659,26 +662,35 @@ def plot_tradeoff(trials: pd.DataFrame, bits: str = "weight_bits") -> TwoFaced:
 
 @styled
 def plot_accuracy_drop(
-    trials: pd.DataFrame, drop: float = 0.01, cost: str = "energy_modelled_j_per_image"
+    trials: pd.DataFrame,
+    drop: float = 0.01,
+    cost: str = "energy_modelled_j_per_image",
+    by: str = "seed",
+    baseline: tuple[str, float] | None = None,
 ) -> TwoFaced:
     """Energy saved by giving up some accuracy, and which network does it (`pareto.accuracy_drop`).
 
-    One thin line per seed, their median thick; the text reads off the value at `drop` (0..1).
+    One thin line per run, their median thick; from 20 runs (by="draw") a band of 5 to 95 % in place
+    of the lines. The text reads off the value at `drop` (0..1), with the same range in brackets.
+    baseline: (name, value) of what savings are relative to; default: the most accurate network.
     """
-    grid = np.linspace(0, max(5 * drop, 0.02), 101)
-    table = pareto.accuracy_drop(trials, (*grid, drop), cost)
-    at = table[np.isclose(table["drop"], drop)].drop_duplicates("seed")
+    grid = np.unique([*np.linspace(0, max(5 * drop, 0.02), 101), drop])
+    name, value = baseline or ("the most accurate network", None)
+    table = pareto.accuracy_drop(trials, grid, cost, by, value)
+    at = table[table["drop"] == drop]
     figure, axis = new_axes(ONE_COLUMN * 1.35, 2.6)
-    runs = [run for _, run in table.sort_values("drop", kind="stable").groupby("seed")]
-    for run in runs:
-        axis.step(100 * run["drop"], 100 * run["saving"], where="post", color=SKY,
-                  lw=1.6 if len(runs) == 1 else 0.9)  # fmt: skip
-    median = 100 * table.groupby("drop")["saving"].median()
-    if len(runs) > 1:
-        axis.step(median.index * 100, median, where="post", color=BLUE, lw=1.8)
+    saving = 100 * table.pivot(index="drop", columns=by, values="saving")
+    number, what = saving.shape[1], AXES[cost][0].split(" (")[0].lower()
+    low, high = _range_of(number)
+    if number < 20:
+        axis.step(saving.index * 100, saving, where="post", color=SKY, lw=0.9)
+    else:
+        edges = saving.quantile([low, high], axis=1)
+        axis.fill_between(saving.index * 100, *edges.to_numpy(), step="post", color=SKY, alpha=0.35,
+                          lw=0)  # fmt: skip
+    axis.step(saving.index * 100, saving.median(axis=1), where="post", color=BLUE, lw=1.8)
     axis.axvline(100 * drop, color=GREY, lw=0.8, ls="--")
     axis.plot(100 * drop, 100 * at["saving"].median(), "o", color=VERMILION, ms=6, zorder=5)
-    what = AXES[cost][0].split(" (")[0].lower()
     lines = [
         f"{100 * drop:g} point{'s' * (drop != 0.01)} less accuracy: "
         f"{_spread(100 * at['saving'])} % less {what}",
@@ -686,21 +698,88 @@ def plot_accuracy_drop(
         f"activation bits {_spread(at['activation_bits'])}",
     ]
     axis.set_title("\n".join(lines), loc="left", fontsize=7.5)
-    axis.set(xlabel="Accuracy given up (percentage points)", ylabel=f"Saved {what} (%)")
+    axis.set(
+        xlabel="Accuracy given up (percentage points)",
+        ylabel=f"Saved {what}\n(% of that of {name})",
+    )
     axis.set_xlim(0, 100 * grid[-1])
     axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
-    if len(runs) > 1:
+    if number > 1:
+        runs = f"{by}s"
+        one = Line2D([], [], color=SKY, lw=0.9, label=f"one {by}")
+        band = Patch(fc=SKY, alpha=0.35, lw=0, label=f"{100 * low:g}–{100 * high:g} % of {runs}")
         legend_above(figure, [
-            Line2D([], [], color=BLUE, lw=1.8, label=f"median of {len(runs)} seeds"),
-            Line2D([], [], color=SKY, lw=0.9, label="one seed"),
+            Line2D([], [], color=BLUE, lw=1.8, label=f"median of {number} {runs}"),
+            one if number < 20 else band,
         ])  # fmt: skip
     return TwoFaced(figure, data=table, description="; ".join(lines))
 
 
+def _range_of(number: int) -> tuple[float, float]:
+    """The quantiles that stand for the range of so many values."""
+    return (0, 1) if number < 20 else (0.05, 0.95)
+
+
 def _spread(values: pd.Series) -> str:
     """Median and, where they differ, range."""
-    low, middle, high = (f"{v:.0f}" for v in (values.min(), values.median(), values.max()))
+    low, high = values.quantile(_range_of(len(values)))
+    low, middle, high = (f"{v:.0f}" for v in (low, values.median(), high))
     return middle if low == high else f"{middle} ({low}–{high})"
+
+
+@styled
+def plot_break_even(results: Sequence[tuple[str, BreakEven]]) -> TwoFaced:
+    """Energy saved over the number of inferences against what the search cost.
+
+    Each result comes with the name of what the solution stands in for (such as "the default").
+    Results of one kind (measured or modelled) share a panel, as different kinds share no axis.
+    Bands and the marked interval are the 95 % intervals of `footprint.break_even`.
+    """
+    kinds = list(dict.fromkeys(result.kind for _, result in results))
+    figure, axes = new_axes(TWO_COLUMNS, 2.7, 1, len(kinds), squeeze=False)
+    for axis, kind in zip(axes[0], kinds, strict=True):
+        part = [(title, r) for title, r in results if r.kind == kind]
+        paid = [r.inferences for _, r in part if np.isfinite(r.inferences)]
+        x = np.geomspace(min(paid, default=1e6) / 300, max(paid, default=1e6) * 300, 200)
+        for (title, result), colour in zip(part, CATEGORIES * 9, strict=False):
+            cost, saving = result.search_cost_j, result.saving_j_per_image
+            half = result.saving_half_width_j_per_image
+            axis.axhline(cost, color=BLACK, lw=1, ls="--")
+            label = f"{title}: {_inferences(result)}"
+            if saving + half > 0:
+                bottom = np.maximum(x * (saving - half), np.finfo(float).tiny)
+                axis.fill_between(x, bottom, x * (saving + half), color=colour, alpha=0.2, lw=0)
+            axis.plot(x, x * saving if saving > 0 else x * np.nan, color=colour, label=label)
+            if np.isfinite(result.inferences):
+                axis.plot(result.inferences, cost, "o", color=colour, ms=5, zorder=4)
+        axis.set(xscale="log", yscale="log", xlabel="Inferences (images)")
+        axis.set(xlim=(x[0], x[-1]), ylim=(cost / 1e3, cost * 1e3))
+        axis.text(x[0] * 1.3, cost * 1.25, "the search", fontsize=7)
+        axis.set_ylabel(f"{kind.capitalize()} energy saved (J)")
+        axis.legend(loc="lower right", title="paid back, if it stands in for", title_fontsize=7.5)
+    data = pd.DataFrame([{"instead_of": t, **asdict(r)} for t, r in results])
+    texts = [f"{title} ({r.kind}) {_inferences(r)}" for title, r in results]
+    return TwoFaced(figure, data=data, description="Break-even of the search: " + "; ".join(texts))
+
+
+def _inferences(result: BreakEven) -> str:
+    """How many inferences pay the search back, in words."""
+    if not np.isfinite(result.inferences):
+        low = result.inferences_low
+        return "never" if np.isinf(low) else f"not before {_power_of_ten(low)}, if ever"
+    ends = (result.inferences_low, result.inferences, result.inferences_high)
+    low, middle, high = map(_power_of_ten, ends)
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def _power_of_ten(value: float) -> str:
+    """Two digits: 3200, 4.1·10⁷, ∞."""
+    if not np.isfinite(value):
+        return "∞"
+    if value < 1e5:
+        return f"{float(f'{value:.2g}'):.0f}"
+    mantissa, power = f"{value:.1e}".split("e+")
+    return f"{mantissa}·10{str(int(power)).translate(str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 
 
 # ------------------------------------------------------------------- notebook 5: published values

@@ -264,6 +264,21 @@ def test_accuracy_drop_takes_the_cheapest_allowed_row_of_each_seed():
     assert drops.loc[0, "trial"].tolist() == [1, 2, 3]
     np.testing.assert_allclose(drops.loc[0, "saving"], [0, 1 / 3, 2 / 3])
     assert drops.loc[1, "saving"].tolist() == [0, 0, 0]
+    against = pareto.accuracy_drop(rows, (0.0, 0.01, 0.5), baseline=16.0)
+    np.testing.assert_allclose(against["saving"], 1 - against[ENERGY] / 16)
+
+
+def test_plausible_accuracies_spread_as_counting_errors_do():
+    rows = table([[0.1, 2.0], [0.0, 1.0]], [0, 1]).assign(val_accuracy=[0.9, 1.0])
+    drawn = pareto.plausible_accuracies(rows, 100, draws=2000)
+    assert len(drawn) == 4000 and drawn["draw"].nunique() == 4000  # each seed by itself
+    first, perfect = (drawn.loc[drawn["seed"] == s, "val_accuracy"] for s in (0, 1))
+    assert first.mean() == pytest.approx(0.9, abs=0.01)
+    assert first.std() == pytest.approx(np.sqrt(0.9 * 0.1 / 100), rel=0.1)
+    assert 0.97 < perfect.quantile(0.05) < 1  # 100 of 100 right is not certainty
+    assert (drawn["loss"] == 1 - drawn["val_accuracy"]).all()
+    saved = pareto.accuracy_drop(drawn.assign(seed=0), (0.01,), by="draw")
+    assert len(saved) == 4000
 
 
 def test_depth_and_bits_counts_the_front_beside_what_was_tried():

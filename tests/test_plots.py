@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from dsnn_utils import front, paper, pareto, plots, style
+from dsnn_utils.footprint import break_even
 
 ENERGY = "energy_modelled_j_per_image"
 
@@ -56,6 +57,14 @@ HISTORY = [
      "validation_loss": 1.1 / e, "validation_accuracy": 0.9 - 1 / (e + 1), "lr": 0.1}
     for e in (1, 2, 3)
 ]  # fmt: skip
+BREAK_EVEN = [
+    ("the default", break_even(1e-3, 2e-3, 1.9e-3, kind="measured",
+                               solution_half_width_j_per_image=2e-4)),
+    ("a like one", break_even(1e-3, 1.9e-3, 2e-3, kind="measured",
+                              solution_half_width_j_per_image=2e-4)),
+    ("the plain network", break_even(1e-8, 1.2e-5, 1e-6, kind="modelled")),
+    ("a cheaper one", break_even(1e-8, 1e-6, 2e-6, kind="modelled")),
+]  # fmt: skip
 X = np.linspace(-1.5, 1.5, 301)
 FIGURES = {
     "rounding": lambda: plots.plot_rounding(X, np.sign(X), np.floor(4 * X) / 4),
@@ -80,6 +89,10 @@ FIGURES = {
     ),
     "tradeoff": lambda: plots.plot_tradeoff(TRIALS),
     "accuracy_drop": lambda: plots.plot_accuracy_drop(SEEDS),
+    "accuracy_drop_draws": lambda: plots.plot_accuracy_drop(
+        pareto.plausible_accuracies(TRIALS, 100, draws=30), by="draw"
+    ),
+    "break_even": lambda: plots.plot_break_even(BREAK_EVEN),
     "published": lambda: plots.plot_published(paper.compare(TRIALS)),
 }  # fmt: skip
 INTERACTIVE = {"training", "front", "front_accuracy", "hypervolume", "parallel", "tradeoff"}
@@ -343,6 +356,24 @@ def test_accuracy_drop_reads_off_the_answer():
     figure = plots.plot_accuracy_drop(rows, 0.01)
     assert figure.description.startswith("1 point less accuracy: 50 % less modelled energy")
     assert "weight bits 3" in figure.description
+
+
+def test_accuracy_drop_of_many_runs_gives_their_middle_90_per_cent():
+    rows = pd.concat([trials(2).assign(status="SUCCESS", loss=[0.10, 0.11], draw=d)
+                      for d in range(100)])  # fmt: skip
+    rows[ENERGY] = [v for d in range(100) for v in (1.0, 0.5 if d < 3 else 0.2)]
+    figure = plots.plot_accuracy_drop(rows, 0.01, by="draw")
+    assert figure.description.startswith("1 point less accuracy: 80 % less modelled energy")
+
+
+def test_break_even_has_a_panel_per_kind_and_says_where_nothing_is_saved(figures):
+    figure = figures["break_even"]
+    labels = [axis.get_ylabel() for axis in figure.static.axes]
+    assert labels == ["Measured energy saved (J)", "Modelled energy saved (J)"]
+    assert "the default (measured) 3.6·10⁷ (1.2·10⁷ to ∞)" in figure.description
+    assert "a like one (measured) not before 3.6·10⁷, if ever" in figure.description
+    assert "a cheaper one (modelled) never" in figure.description
+    assert figure.data["kind"].tolist() == ["measured"] * 2 + ["modelled"] * 2
 
 
 # --- the live view -------------------------------------------------------------------------------
