@@ -177,6 +177,8 @@ def take_fraction(dataset: Dataset, fraction: float, seed: int = 0) -> Dataset:
     """
     valid = isinstance(fraction, Real) and 0 < fraction <= 1
     require(valid, f"{fraction=}: must be a number above 0 and up to 1")
+    if fraction == 1:
+        return dataset
     size = max(dataset.num_classes, round(fraction * len(dataset.train)))
     order = _stratified_order(dataset.train.labels, seed)
     return replace(dataset, train=dataset.train[order[:size]])

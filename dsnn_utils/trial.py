@@ -127,9 +127,11 @@ def run_trial(
         except Diverged as error:
             row |= {"status": "DIVERGED", "reason": str(error)}
     if measurement is not None:
-        row["energy_measured_method"] = measurement.method
         if measurement.trusted:
             row |= {name: getattr(measurement, name) for name in MEASURED}
+            row["energy_measured_method"] = measurement.method
+        else:
+            row["energy_measured_method"] = f"untrusted: {measurement.reason}"
     if test and row["status"] == "SUCCESS":
         row["test_accuracy"] = evaluate(network, data.test, data, device=recipe.device)["accuracy"]
     row["duration_s"] = time.perf_counter() - started
