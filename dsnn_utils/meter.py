@@ -9,12 +9,13 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
@@ -300,13 +301,7 @@ def measure_inference(
         raise ValueError(f"window_s={window_s}: must be at least {MIN_DURATION_S}")
     if not half_width_share > 0:
         raise ValueError(f"half_width_share={half_width_share}: must be over 0")
-    check_number("batch_size", batch_size, 1)
-    parameter = next(model.parameters())
-    batch = getattr(images, "images", images)[:batch_size]
-    if not len(batch):
-        raise ValueError("images: must hold at least one image")
-    batch = batch.to(parameter.device)
-    batch = batch.to(parameter.dtype) / 255 if batch.dtype == torch.uint8 else batch
+    batch = _batch_for(model, images, batch_size)
     energies, failures = [], []
     with eval_mode(model):
         meter.start()
@@ -340,6 +335,71 @@ def measure_inference(
         reason="" if trusted else f"{len(failures)} windows failed: {failures[-1]}",
         window_energies_j_per_image=tuple(energies),
     )
+
+
+def take_readings(
+    networks: Mapping[object, nn.Module],
+    images,
+    meter: EnergyMeter,
+    *,
+    windows_s: Sequence[float] = (1.0,),
+    rounds: int = 5,
+    batch_size: int = 128,
+) -> pd.DataFrame:
+    """Single readings of inference, of all networks in turn, round after round; a row each.
+
+    In turn, and every other round backwards, because a drift of the machine (its temperature, other
+    programs) then falls on all networks alike: they can be compared within a round. Each network is
+    read once per round with each window length. ``images`` as in :func:`measure_inference`.
+
+    Columns: ``network`` (the key), ``window_s``, ``round``, ``energy_measured_j_per_image`` (NaN if
+    the reading is not trusted), ``duration_s_per_image``, ``power_measured_w`` (its mean over the
+    window) and ``reason``.
+    """
+    if not networks or not len(windows_s):
+        raise ValueError("networks, windows_s: must have at least one entry")
+    check_number("rounds", rounds, 1)
+    for window_s in windows_s:
+        check_number("windows_s", window_s, MIN_DURATION_S)
+    batches = {name: _batch_for(net, images, batch_size) for name, net in networks.items()}
+    meter.start()
+    for name, network in networks.items():
+        with eval_mode(network):
+            _run_window(network, batches[name], 0.3)  # warm-up
+    rows = []
+    in_turn = [(name, window_s) for name in networks for window_s in windows_s]
+    for number in range(rounds):
+        for name, window_s in in_turn[:: -1 if number % 2 else 1]:
+            with eval_mode(networks[name]), meter.measure("inference") as measurement:
+                images_done = _run_window(networks[name], batches[name], window_s)
+            joules, seconds = measurement.energy_measured_kwh * J_PER_KWH, measurement.duration_s
+            results = joules / images_done, seconds / images_done, joules / seconds
+            rows.append((name, window_s, number, *results, measurement.reason))
+    results = ["energy_measured_j_per_image", "duration_s_per_image", "power_measured_w"]
+    return pd.DataFrame(rows, columns=["network", "window_s", "round", *results, "reason"])
+
+
+def summarise_readings(readings: pd.DataFrame, by: str = "network") -> pd.DataFrame:
+    """Mean and spread of the trusted readings, a row per value of ``by`` (in order of appearance).
+
+    Columns: ``readings`` (how many), ``energy_measured_j_per_image`` (mean),
+    ``half_width_j_per_image`` (95 %, Student's t), ``cv`` (coefficient of variation) with its own
+    95 % interval ``cv_low`` to ``cv_high`` (chi-squared, for normally distributed readings),
+    ``duration_s_per_image`` and ``power_measured_w`` (means). NaN below two readings.
+    """
+    from scipy.special import chdtri, stdtrit
+
+    energy = "energy_measured_j_per_image"
+    groups = readings.dropna(subset=energy).groupby(by, sort=False)
+    number, deviation = groups[energy].count(), groups[energy].std()
+    table = groups[[energy, "duration_s_per_image", "power_measured_w"]].mean()
+    freedom = number - 1
+    table.insert(0, "readings", number)
+    table.insert(2, "half_width_j_per_image", deviation * stdtrit(freedom, 0.975) / number**0.5)
+    table.insert(3, "cv", deviation / table[energy])
+    table.insert(4, "cv_low", table["cv"] * (freedom / chdtri(freedom, 0.025)) ** 0.5)
+    table.insert(5, "cv_high", table["cv"] * (freedom / chdtri(freedom, 0.975)) ** 0.5)
+    return table
 
 
 @contextmanager
@@ -376,6 +436,28 @@ def repetitions_to_rank(cv: float, difference_share: float, *, power: float = 0.
         raise ValueError(f"difference_share={difference_share}: must be over 0")
     z_alpha, z_power = ndtri(0.975), ndtri(power)
     return math.ceil(2 * ((z_alpha + z_power) * cv / difference_share) ** 2 + z_alpha**2 / 4)
+
+
+def chance_to_rank(cv: float, difference_share: float, repetitions: int = 1) -> float:
+    """Probability (0.5..1) that the means of so many readings each put two networks in order.
+
+    The networks' energies differ by ``difference_share``; ``cv`` is that between readings, taken
+    as independent and normally distributed. 0.5 is a coin toss.
+    """
+    from scipy.special import ndtr
+
+    return float(ndtr(difference_share / (cv * math.sqrt(2 / repetitions))))
+
+
+def _batch_for(model: nn.Module, images, batch_size: int) -> torch.Tensor:
+    """The first images on the model's device and in its number type (uint8 becomes 0..1)."""
+    check_number("batch_size", batch_size, 1)
+    parameter = next(model.parameters())
+    batch = getattr(images, "images", images)[:batch_size]
+    if not len(batch):
+        raise ValueError("images: must hold at least one image")
+    batch = batch.to(parameter.device)
+    return batch.to(parameter.dtype) / 255 if batch.dtype == torch.uint8 else batch
 
 
 def _wait_for_gpu() -> None:

@@ -19,7 +19,13 @@ from torch import nn
 from dsnn_utils import meter as meter_module
 from dsnn_utils.energy import EnergyMeter, Measurement, measure_inference
 from dsnn_utils.footprint import grid_intensity_gco2eq_per_kwh
-from dsnn_utils.meter import mean_and_half_width, repetitions_to_rank
+from dsnn_utils.meter import (
+    chance_to_rank,
+    mean_and_half_width,
+    repetitions_to_rank,
+    summarise_readings,
+    take_readings,
+)
 
 WORK_S = 0.15
 
@@ -308,7 +314,7 @@ class ScriptedMeter:
 
     @contextmanager
     def measure(self, label):
-        yield (measurement := Measurement(method="scripted"))
+        yield (measurement := Measurement(method="scripted", duration_s=2.0))
         reading = next(self.readings)
         measurement.trusted = reading is not None
         measurement.energy_measured_kwh = math.nan if reading is None else reading
@@ -373,6 +379,68 @@ def test_repetitions_to_rank_follow_the_textbook():
     assert repetitions_to_rank(0.10, 0.05) > 3.5 * repetitions_to_rank(0.05, 0.05)
     with pytest.raises(ValueError, match="difference_share=0: must be over 0"):
         repetitions_to_rank(0.05, 0)
+
+
+def test_chance_to_rank_agrees_with_simulated_readings():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal([[1.0], [1.03]], 0.05, (2, 40_000))
+    assert chance_to_rank(0.05, 0.03) == pytest.approx((a < b).mean(), abs=0.01)
+    four = (a.reshape(-1, 4).mean(1) < b.reshape(-1, 4).mean(1)).mean()
+    assert chance_to_rank(0.05, 0.03, 4) == pytest.approx(four, abs=0.01)
+    assert chance_to_rank(0.05, 0.0) == 0.5
+
+
+# --- single readings in turn
+
+
+def test_readings_are_taken_in_turn_and_every_other_round_backwards(fast_windows):
+    meter = ScriptedMeter(1e-6 * k for k in range(1, 9))
+    readings = take_readings({"a": NET, "b": NET}, IMAGES, meter, windows_s=[1, 2], rounds=2)
+    assert readings["network"].tolist() == ["a", "a", "b", "b", "b", "b", "a", "a"]
+    assert readings["window_s"].tolist() == [1, 2, 1, 2, 2, 1, 2, 1]
+    assert readings["round"].tolist() == [0] * 4 + [1] * 4
+    joules = 3.6 * np.arange(1, 9)  # of 100 images in 2 s
+    np.testing.assert_allclose(readings["energy_measured_j_per_image"], joules / 100)
+    np.testing.assert_allclose(readings["duration_s_per_image"], 0.02)
+    np.testing.assert_allclose(readings["power_measured_w"], joules / 2)
+
+
+def test_a_summary_has_the_interval_of_the_mean_and_of_the_variation(fast_windows):
+    kwh = [1e-6, 1.1e-6, None, 1.3e-6]
+    readings = take_readings({"a": NET}, IMAGES, ScriptedMeter(kwh), rounds=4)
+    assert readings["reason"].tolist() == ["", "", "zero", ""]
+    row = summarise_readings(readings).loc["a"]
+    trusted = [3.6e4 * k for k in kwh if k]
+    mean, half_width, cv = mean_and_half_width(trusted)
+    assert row["readings"] == 3 and row["energy_measured_j_per_image"] == pytest.approx(mean)
+    assert row["half_width_j_per_image"] == pytest.approx(half_width)
+    assert row["cv"] == pytest.approx(cv)
+    # chi-squared with 2 degrees of freedom: 0.0506 and 7.378
+    assert row["cv_low"] == pytest.approx(cv * np.sqrt(2 / 7.378), rel=1e-3)
+    assert row["cv_high"] == pytest.approx(cv * np.sqrt(2 / 0.05064), rel=1e-3)
+
+
+def test_one_reading_has_no_spread(fast_windows):
+    readings = take_readings({"a": NET, "b": NET}, IMAGES, ScriptedMeter([1e-6] * 2), rounds=1)
+    summary = summarise_readings(readings)
+    assert summary["energy_measured_j_per_image"].notna().all()
+    assert summary[["half_width_j_per_image", "cv", "cv_low", "cv_high"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"rounds": 0}, "rounds=0: must be"),
+        ({"windows_s": [1.0, 0.1]}, "windows_s=0.1: must be a finite number of at least 0.5"),
+        ({"windows_s": []}, "windows_s: must have at least one entry"),
+        ({"networks": {}}, "networks, windows_s: must have"),
+        ({"images": IMAGES[:0]}, "images: must hold at least one image"),
+    ],
+)
+def test_bad_readings(arguments, message):
+    arguments = {"networks": {"a": NET}, "images": IMAGES, "meter": ScriptedMeter([])} | arguments
+    with pytest.raises(ValueError, match=message):
+        take_readings(**arguments)
 
 
 def test_inference_is_measured_for_real_and_leaves_the_model_alone(session_meter):
