@@ -16,7 +16,10 @@ from dsnn_utils.quantization import check_integer
 
 
 def build_model(name: str, num_classes: int, in_channels: int = 3) -> nn.Module:
-    """One of MODELS. Raises ValueError for an unknown name or a count that is not positive."""
+    """A new network by its name in MODELS.
+
+    Raises ValueError for an unknown name, fewer than 2 classes or fewer than 1 channel.
+    """
     if name not in MODELS:
         raise ValueError(f"model={name!r}: must be one of {', '.join(MODELS)}")
     num_classes = check_integer("num_classes", num_classes, 2, 100_000)
