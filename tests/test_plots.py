@@ -11,8 +11,11 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from dsnn_utils import front, paper, pareto, plots, style
-from dsnn_utils.footprint import break_even
+from dsnn_utils import ShiftSpec, convert_to_shift, front, paper, pareto, plots, style
+from dsnn_utils.energy import MEMORY_PJ_PER_BIT, operation_counts
+from dsnn_utils.footprint import break_even, grid_table
+from dsnn_utils.meter import repetitions_to_rank, summarise_readings
+from dsnn_utils.models import build_model
 
 ENERGY = "energy_modelled_j_per_image"
 
@@ -66,6 +69,29 @@ BREAK_EVEN = [
     ("a cheaper one", break_even(1e-8, 1e-6, 2e-6, kind="modelled")),
 ]  # fmt: skip
 X = np.linspace(-1.5, 1.5, 301)
+
+
+def readings(joules: dict, windows_s=(1.0,), rounds: int = 6) -> pd.DataFrame:
+    """Made-up readings of networks, as `meter.take_readings` gives them, with 4 % noise at 1 s."""
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        {"network": name, "window_s": w, "round": r, "duration_s_per_image": j / 14,
+         "energy_measured_j_per_image": j * rng.normal(1, 0.04 / w**0.5),
+         "power_measured_w": 14.0, "reason": ""}
+        for r in range(rounds) for name, j in joules.items() for w in windows_s
+    )  # fmt: skip
+
+
+DEPTH_READINGS = readings({0: 0.044, 10: 0.046, 20: 0.06})
+MODELLED = pd.DataFrame(
+    {"shift_depth": [0, 10, 20], ENERGY: [1.9e-4, 1e-4, 1e-5],
+     "energy_modelled_with_memory_j_per_image": [2.2e-4, 1.3e-4, 4e-5]}
+)  # fmt: skip
+PLAIN = build_model("resnet20", 10)
+COUNTS = {
+    "plain": operation_counts(PLAIN, (3, 8, 8)),
+    "shifted": operation_counts(convert_to_shift(PLAIN, 20, ShiftSpec()), (3, 8, 8)),
+}
 FIGURES = {
     "rounding": lambda: plots.plot_rounding(X, np.sign(X), np.floor(4 * X) / 4),
     "network": lambda: plots.plot_network(list("abcde"), [0, 2, 5], dict.fromkeys("abcde", 7)),
@@ -94,8 +120,20 @@ FIGURES = {
     ),
     "break_even": lambda: plots.plot_break_even(BREAK_EVEN),
     "published": lambda: plots.plot_published(paper.compare(TRIALS)),
+    "energy_depth": lambda: plots.plot_energy_depth(DEPTH_READINGS, MODELLED),
+    "noise": lambda: plots.plot_noise(readings({"a": 0.05}, (0.5, 1.0, 2.0), 10), 0.007),
+    "energy_by_kind": lambda: plots.plot_energy_by_kind(COUNTS),
+    "grids": lambda: plots.plot_grids(grid_table(0.5), "DEU"),
 }  # fmt: skip
-INTERACTIVE = {"training", "front", "front_accuracy", "hypervolume", "parallel", "tradeoff"}
+INTERACTIVE = {
+    "training",
+    "front",
+    "front_accuracy",
+    "hypervolume",
+    "parallel",
+    "tradeoff",
+    "grids",
+}
 
 
 @pytest.fixture(scope="module")
@@ -374,6 +412,61 @@ def test_break_even_has_a_panel_per_kind_and_says_where_nothing_is_saved(figures
     assert "a like one (measured) not before 3.6·10⁷, if ever" in figure.description
     assert "a cheaper one (modelled) never" in figure.description
     assert figure.data["kind"].tolist() == ["measured"] * 2 + ["modelled"] * 2
+
+
+def test_energy_over_depth_keeps_measured_and_modelled_apart(figures):
+    left, right = figures["energy_depth"].static.axes
+    assert left.get_ylabel() == "Measured energy (mJ per image)"
+    assert right.get_ylabel() == "Modelled energy (µJ per image)"
+    assert left.get_ylim()[0] == right.get_ylim()[0] == 0
+    means = summarise_readings(DEPTH_READINGS)["energy_measured_j_per_image"]
+    drawn_means = left.containers[0].lines[0].get_ydata().astype(float)
+    np.testing.assert_allclose(drawn_means, 1e3 * means)
+    np.testing.assert_allclose(right.lines[0].get_ydata(), 1e6 * MODELLED[ENERGY])
+    data = figures["energy_depth"].data
+    assert data["shift_depth"].tolist() == [0, 10, 20] and data["readings"].tolist() == [6] * 3
+
+
+def test_noise_draws_each_reading_and_how_many_it_takes(figures):
+    left, right = figures["noise"].static.axes
+    dots = left.lines[:3]
+    assert [len(line.get_ydata()) for line in dots] == [10] * 3
+    np.testing.assert_allclose([np.mean(line.get_ydata()) for line in dots], 0, atol=1e-9)
+    assert [t.get_text() for t in left.get_xticklabels()] == ["0.5", "1", "2"]
+    assert right.lines[-1].get_xdata()[0] == pytest.approx(0.7)
+    data = figures["noise"].data
+    cv = summarise_readings(readings({"a": 0.05}, (0.5, 1.0, 2.0), 10), "window_s").loc[1.0, "cv"]
+    row = data[data["window_s"] == 1.0].iloc[40]
+    assert row["readings"] == repetitions_to_rank(cv, row["difference_share"])
+    assert row["readings_at_least"] < row["readings"] < row["readings_at_most"]
+
+
+def test_energy_by_kind_shows_shares_of_the_whole_with_and_without_memory(figures):
+    figure = figures["energy_by_kind"]
+    compute, _, dram = figure.static.axes
+    for axis in (compute, dram):
+        ends = [max(b.get_x() + b.get_width() for b in axis.patches if b.get_y() // 1 == y)
+                for y in (-1, 0)]  # fmt: skip
+        np.testing.assert_allclose(ends, 100)
+    data = figure.data.set_index(["panel", "network"])
+    assert (data.loc["Compute only", "memory"] == 0).all()
+    moved = COUNTS["plain"]["memory_bits"].sum() * MEMORY_PJ_PER_BIT["dram"] * 1e-12
+    assert data.loc[("All data in DRAM", "plain"), "memory"] == pytest.approx(moved)
+    total = 1e6 * (moved + COUNTS["plain"][ENERGY].sum())
+    assert f"{total:.3g} µJ" in [t.get_text() for t in dram.texts]
+
+
+def test_grids_mark_one_country_and_name_those_that_have_room(figures):
+    texts = [t.get_text() for t in figures["grids"].static.axes[0].texts]
+    germany = figures["grids"].data.set_index("country").loc["DEU"]
+    assert texts[0] == f"Germany {germany['emissions_gco2eq']:.3g}"
+    assert any(text.startswith("France") for text in texts)
+    bars = figures["grids"].interactive.data[0]
+    assert len(bars.x) == len(figures["grids"].data) and list(bars.y) == sorted(bars.y)
+    assert bars.marker.color.count(style.VERMILION) == 1
+    assert "low-carbon" in bars.text[0] and "(2022)" in bars.text[0]
+    with pytest.raises(ValueError, match="country='XXX': must be one of"):
+        plots.plot_grids(grid_table(), "XXX")
 
 
 # --- the live view -------------------------------------------------------------------------------
