@@ -131,6 +131,8 @@ class BreakEven:
     inferences_low: float
     inferences_high: float
     search_cost_j: float
+    default_j_per_image: float
+    solution_j_per_image: float
     saving_j_per_image: float
     saving_half_width_j_per_image: float
 
@@ -174,6 +176,8 @@ def break_even(
         inferences_low=low,
         inferences_high=high,
         search_cost_j=cost,
+        default_j_per_image=default_j_per_image,
+        solution_j_per_image=solution_j_per_image,
         saving_j_per_image=saving,
         saving_half_width_j_per_image=saving_hw,
     )

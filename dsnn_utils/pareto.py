@@ -6,6 +6,7 @@ so a front is taken over all successful rows, never over the deepest rows only. 
 dominance, hypervolume and the empirical attainment function; optuna computes fANOVA.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import moocore
@@ -121,6 +122,25 @@ def default_trial(trials: pd.DataFrame) -> pd.Series:
             "and status SUCCESS (the published default)"
         )
     return rows.iloc[(len(rows) - 1) // 2]
+
+
+def overview(rows: pd.DataFrame) -> pd.DataFrame:
+    """The columns a reader wants to see of trials, with short names, units and rounded."""
+    bits = [rows[f"activation_{part}_bits"].astype("Int64") for part in ("integer", "fraction")]
+    table = {
+        "seed": rows["seed"],
+        "trial": rows["trial"],
+        "origin": rows["origin"],
+        "depth": rows["shift_depth"],
+        "type": rows["shift_type"],
+        "weight bits": rows["weight_bits"].astype("Int64"),
+        "activation bits": bits[0].astype(str) + " + " + bits[1].astype(str),
+        "optimizer": rows["optimizer"],
+        "lr": rows["lr"].map("{:.3g}".format),
+        "validation accuracy (%)": (100 * rows["val_accuracy"]).round(2),
+        "modelled energy (µJ/image)": (1e6 * rows["energy_modelled_j_per_image"]).round(3),
+    }
+    return pd.DataFrame(table).set_index(["seed", "trial"])
 
 
 # ---------------------------------------------------------------------------------------- fronts
@@ -406,6 +426,24 @@ def accuracy_drop(
     return table[[by, "drop", *[name for name in columns if name != by], "saving"]]
 
 
+def likely_networks(answers: pd.DataFrame) -> pd.DataFrame:
+    """For each drop the network that is most often the answer in `accuracy_drop` by "draw".
+
+    Index `drop`; columns `share` (0..1, of the draws in which it is), the network's `seed`,
+    `trial`, `shift_depth`, `shift_type`, `weight_bits`, `activation_bits`, and `saving` (its
+    median) with `saving_low` and `saving_high` (5 and 95 % of the answers, whichever network).
+    """
+    network = ["seed", "trial", "shift_depth", "shift_type", "weight_bits", "activation_bits"]
+    by_drop = answers.groupby("drop")
+    share = by_drop[network].value_counts(normalize=True, dropna=False).groupby("drop").head(1)
+    table = share.rename("share").reset_index()
+    saving = answers.groupby(["drop", *network], dropna=False)["saving"].median().reset_index()
+    table = table.merge(saving, on=["drop", *network]).set_index("drop")
+    table["saving_low"] = by_drop["saving"].quantile(0.05)
+    table["saving_high"] = by_drop["saving"].quantile(0.95)
+    return table[["share", *network, "saving", "saving_low", "saving_high"]]
+
+
 def plausible_accuracies(
     trials: pd.DataFrame, validation_size: int, draws: int = 200, seed: int = 0
 ) -> pd.DataFrame:
@@ -592,7 +630,8 @@ def importance(
     hyperparameter; columns that never vary are left out; a missing momentum (optimizers without
     one) counts as 0. Runs longer than `max_trials` are sampled down to it.
     """
-    import optuna
+    with warnings.catch_warnings(action="ignore"):  # of its progress bars, on notebook widgets
+        import optuna
 
     require_columns(trials, [by])
     names = [name for name in ("shift_depth", *CONFIGURATION) if name in trials.columns]

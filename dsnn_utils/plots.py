@@ -735,47 +735,48 @@ def _spread(values: pd.Series) -> str:
 
 @styled
 def plot_break_even(results: Sequence[tuple[str, BreakEven]]) -> TwoFaced:
-    """Energy saved over the number of inferences against what the search cost.
+    """Total energy over the number of inferences: the search and its solution, or another network.
 
-    Each result comes with the name of what the solution stands in for (such as "the default").
-    Results of one kind (measured or modelled) share a panel, as different kinds share no axis.
-    Bands and the marked interval are the 95 % intervals of `footprint.break_even`.
+    Each result comes with the name of the other network (such as "the default"), the same solution
+    in all of one kind. Kinds (measured, modelled) have panels of their own, as they share no axis.
+    A dot marks where the search is paid back, the line through it its 95 % interval.
     """
     kinds = list(dict.fromkeys(result.kind for _, result in results))
-    figure, axes = new_axes(TWO_COLUMNS, 2.7, 1, len(kinds), squeeze=False)
+    figure, axes = new_axes(TWO_COLUMNS, 2.9, 1, len(kinds), squeeze=False)
     for axis, kind in zip(axes[0], kinds, strict=True):
-        part = [(title, r) for title, r in results if r.kind == kind]
-        paid = [r.inferences for _, r in part if np.isfinite(r.inferences)]
-        x = np.geomspace(min(paid, default=1e6) / 300, max(paid, default=1e6) * 300, 200)
-        for (title, result), colour in zip(part, CATEGORIES * 9, strict=False):
-            cost, saving = result.search_cost_j, result.saving_j_per_image
-            half = result.saving_half_width_j_per_image
-            axis.axhline(cost, color=BLACK, lw=1, ls="--")
-            label = f"{title}: {_inferences(result)}"
-            if saving + half > 0:
-                bottom = np.maximum(x * (saving - half), np.finfo(float).tiny)
-                axis.fill_between(x, bottom, x * (saving + half), color=colour, alpha=0.2, lw=0)
-            axis.plot(x, x * saving if saving > 0 else x * np.nan, color=colour, label=label)
+        part = [(name, r) for name, r in results if r.kind == kind]
+        cost, per_image = part[0][1].search_cost_j, part[0][1].solution_j_per_image
+        # Where inference has cost as much as the search, and where it is paid back.
+        places = [cost / per_image, *(r.inferences for _, r in part if np.isfinite(r.inferences))]
+        x = np.geomspace(min(places) / 100, max(places) * 100, 200)
+        axis.plot(x, cost + per_image * x, color=BLACK, lw=1.8, label="search, then chosen network")
+        for (name, result), colour in zip(part, CATEGORIES, strict=False):
+            y = result.default_j_per_image
+            label = f"{name} (paid back {_inferences(result)})"
+            axis.plot(x, y * x, color=colour, label=label)
             if np.isfinite(result.inferences):
-                axis.plot(result.inferences, cost, "o", color=colour, ms=5, zorder=4)
-        axis.set(xscale="log", yscale="log", xlabel="Inferences (images)")
-        axis.set(xlim=(x[0], x[-1]), ylim=(cost / 1e3, cost * 1e3))
-        axis.text(x[0] * 1.3, cost * 1.25, "the search", fontsize=7)
-        axis.set_ylabel(f"{kind.capitalize()} energy saved (J)")
-        axis.legend(loc="lower right", title="paid back, if it stands in for", title_fontsize=7.5)
-    data = pd.DataFrame([{"instead_of": t, **asdict(r)} for t, r in results])
-    texts = [f"{title} ({r.kind}) {_inferences(r)}" for title, r in results]
-    return TwoFaced(figure, data=data, description="Break-even of the search: " + "; ".join(texts))
+                height = y * result.inferences
+                ends = np.clip([result.inferences_low, result.inferences_high], x[0], x[-1])
+                axis.plot(ends, [height, height], color=colour, lw=0.8)
+                axis.plot(result.inferences, height, "o", color=colour, ms=5, zorder=4)
+        axis.set(xscale="log", yscale="log", xlim=(x[0], x[-1]))
+        axis.set_ylim(bottom=cost / 30)
+        axis.set(xlabel="Inferences (images)", ylabel=f"{kind.capitalize()} energy in all (J)")
+        axis.legend(loc="upper left")
+    data = pd.DataFrame([{"instead_of": name, **asdict(r)} for name, r in results])
+    texts = [f"{name} ({r.kind}): {_inferences(r)}" for name, r in results]
+    text = "The search is paid back, in inferences, against " + "; ".join(texts)
+    return TwoFaced(figure, data=data, description=text)
 
 
 def _inferences(result: BreakEven) -> str:
-    """How many inferences pay the search back, in words."""
+    """When the search is paid back, in words."""
     if not np.isfinite(result.inferences):
         low = result.inferences_low
-        return "never" if np.isinf(low) else f"not before {_power_of_ten(low)}, if ever"
+        return f"not before {_power_of_ten(low)}, if ever" if np.isfinite(low) else "never"
     ends = (result.inferences_low, result.inferences, result.inferences_high)
     low, middle, high = map(_power_of_ten, ends)
-    return middle if low == high else f"{middle} ({low} to {high})"
+    return f"after {middle}" + (f" ({low} to {high})" if low != high else "")
 
 
 def _power_of_ten(value: float) -> str:

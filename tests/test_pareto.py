@@ -281,6 +281,25 @@ def test_plausible_accuracies_spread_as_counting_errors_do():
     assert len(saved) == 4000
 
 
+def test_likely_networks_are_the_most_frequent_answers():
+    rows = table([[0.10, 4.0], [0.11, 2.0]])
+    rows = pd.concat([rows.assign(draw=d) for d in range(10)])
+    rows.loc[(rows["draw"] < 3) & (rows["trial"] == 1), "loss"] = 0.3
+    answers = pareto.accuracy_drop(rows, (0.0, 0.02), by="draw", baseline=8.0)
+    likely = pareto.likely_networks(answers)
+    assert likely["trial"].tolist() == [0, 1] and likely["share"].tolist() == [1.0, 0.7]
+    assert likely["saving"].tolist() == [0.5, 0.75]
+    assert likely.loc[0.02, ["saving_low", "saving_high"]].tolist() == [0.5, 0.75]
+
+
+def test_overview_has_a_row_per_trial():
+    rows = with_default(table([[0.2, 0.5e-6]]), 0.4, 1e-6)
+    rows = rows.assign(seed=0, optimizer="SGD", lr=0.1)
+    shown = pareto.overview(rows)
+    assert len(shown) == len(rows) and shown.index.names == ["seed", "trial"]
+    assert shown["modelled energy (µJ/image)"].max() == 1.0
+
+
 def test_depth_and_bits_counts_the_front_beside_what_was_tried():
     rows = random_table(60)
     front = pareto.pareto_front(rows)
