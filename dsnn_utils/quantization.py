@@ -53,23 +53,29 @@ class _FixedPoint(Function):
         return grad, None, None
 
 
+# A float64 is a sign bit, 11 bits of exponent and 52 of fraction. Its sqrt(2), 0x1.6a09e667f3bcd,
+# is a little above the irrational number, so this is the smallest fraction that is rounded up.
+SIGN_AND_EXPONENT = -(1 << 52)
+CARRY_FROM_SQRT_2 = (1 << 52) - 0x6A09E667F3BCD
+
+
 def round_to_power_of_two(x: Tensor, stochastic: bool = False) -> Tensor:
     """The signed power of two next to x on a logarithmic scale; 0 stays 0, NaN stays NaN.
 
-    Deterministic: sign(x) 2^rint(log2 |x|), exact for every float32 and float64, subnormal numbers
-    included. Stochastic: the exponent is rounded up with probability log2|x| - floor(log2|x|). Its
+    Deterministic: sign(x) 2^rint(log2 |x|), exact for every finite float32 and every normal
+    float64. Stochastic: the exponent is rounded up with probability log2|x| - floor(log2|x|). Its
     expectation is then not x but up to 6.15 % more, and powers of two are never changed.
     No gradient: see `quantize_q`.
     """
-    # |x| = significand * 2^floor(log2 |x|) with 1 <= significand < 2. The clamp is for 0 and inf,
-    # which have no significand: it leaves them as they are.
-    significand = torch.frexp(x.abs()).mantissa.mul_(2).clamp_(1, 2)
-    power_below = x / significand
+    x64 = x.double()
+    bits = x64.view(torch.int64)
     if stochastic:
-        round_up = significand.log2_().gt_(torch.rand_like(x))
-    else:
-        round_up = significand.mul_(significand).ge_(2)  # log2(significand) >= 1/2, but exact
-    return power_below.mul_(round_up.add_(1))
+        power = (bits & SIGN_AND_EXPONENT).view(torch.float64)  # rounded towards 0
+        round_up = (x64 / power).log2_().gt_(torch.rand_like(x64))
+        power.mul_(round_up.add_(1))
+    else:  # no logarithm: from sqrt(2) on, the fraction carries into the exponent
+        power = (bits + CARRY_FROM_SQRT_2).bitwise_and_(SIGN_AND_EXPONENT).view(torch.float64)
+    return power.to(x.dtype).add_(x - x)  # x - x is 0, but NaN where x is
 
 
 def quantize_q(weight: Tensor, lowest_shift: int, stochastic: bool = False) -> Tensor:
@@ -126,7 +132,7 @@ class _QuantizePS(Function):
     @staticmethod
     def backward(ctx, grad):
         (weight,) = ctx.saved_tensors
-        grad_shift = grad * weight * math.log(2) if ctx.needs_input_grad[0] else None
+        grad_shift = (grad * weight).mul_(math.log(2)) if ctx.needs_input_grad[0] else None
         return grad_shift, grad, None, None
 
 
