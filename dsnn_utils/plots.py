@@ -752,8 +752,7 @@ def plot_break_even(results: Sequence[tuple[str, BreakEven]]) -> TwoFaced:
         axis.plot(x, cost + per_image * x, color=BLACK, lw=1.8, label="search, then chosen network")
         for (name, result), colour in zip(part, CATEGORIES, strict=False):
             y = result.default_j_per_image
-            label = f"{name} (paid back {_inferences(result)})"
-            axis.plot(x, y * x, color=colour, label=label)
+            axis.plot(x, y * x, color=colour, label=f"{name}: {_paid_back(result)}")
             if np.isfinite(result.inferences):
                 height = y * result.inferences
                 ends = np.clip([result.inferences_low, result.inferences_high], x[0], x[-1])
@@ -762,21 +761,22 @@ def plot_break_even(results: Sequence[tuple[str, BreakEven]]) -> TwoFaced:
         axis.set(xscale="log", yscale="log", xlim=(x[0], x[-1]))
         axis.set_ylim(bottom=cost / 30)
         axis.set(xlabel="Inferences (images)", ylabel=f"{kind.capitalize()} energy in all (J)")
-        axis.legend(loc="upper left")
+        axis.legend(loc="lower left", bbox_to_anchor=(0, 1))
     data = pd.DataFrame([{"instead_of": name, **asdict(r)} for name, r in results])
-    texts = [f"{name} ({r.kind}): {_inferences(r)}" for name, r in results]
-    text = "The search is paid back, in inferences, against " + "; ".join(texts)
+    texts = [f"{name} ({r.kind}): {_paid_back(r)}" for name, r in results]
+    text = "After how many inferences the search is paid back, against " + "; ".join(texts)
     return TwoFaced(figure, data=data, description=text)
 
 
-def _inferences(result: BreakEven) -> str:
+def _paid_back(result: BreakEven) -> str:
     """When the search is paid back, in words."""
     if not np.isfinite(result.inferences):
         low = result.inferences_low
-        return f"not before {_power_of_ten(low)}, if ever" if np.isfinite(low) else "never"
+        early = f"paid back not before {_power_of_ten(low)}, if ever"
+        return early if np.isfinite(low) else "never paid back"
     ends = (result.inferences_low, result.inferences, result.inferences_high)
     low, middle, high = map(_power_of_ten, ends)
-    return f"after {middle}" + (f" ({low} to {high})" if low != high else "")
+    return f"paid back after {middle}" + (f" ({low} to {high})" if low != high else "")
 
 
 def _power_of_ten(value: float) -> str:

@@ -408,9 +408,9 @@ def test_break_even_has_a_panel_per_kind_and_says_where_nothing_is_saved(figures
     figure = figures["break_even"]
     labels = [axis.get_ylabel() for axis in figure.static.axes]
     assert labels == ["Measured energy in all (J)", "Modelled energy in all (J)"]
-    assert "the default (measured): after 3.6·10⁷ (1.2·10⁷ to ∞)" in figure.description
-    assert "a like one (measured): not before 3.6·10⁷, if ever" in figure.description
-    assert "a cheaper one (modelled): never" in figure.description
+    assert "the default (measured): paid back after 3.6·10⁷ (1.2·10⁷ to ∞)" in figure.description
+    assert "a like one (measured): paid back not before 3.6·10⁷, if ever" in figure.description
+    assert "a cheaper one (modelled): never paid back" in figure.description
     assert figure.data["kind"].tolist() == ["measured"] * 2 + ["modelled"] * 2
 
 
