@@ -742,7 +742,7 @@ def plot_break_even(results: Sequence[tuple[str, BreakEven]]) -> TwoFaced:
     A dot marks where the search is paid back, the line through it its 95 % interval.
     """
     kinds = list(dict.fromkeys(result.kind for _, result in results))
-    figure, axes = new_axes(TWO_COLUMNS, 2.9, 1, len(kinds), squeeze=False)
+    figure, axes = new_axes(TWO_COLUMNS, 3.1, 1, len(kinds), squeeze=False)
     for axis, kind in zip(axes[0], kinds, strict=True):
         part = [(name, r) for name, r in results if r.kind == kind]
         cost, per_image = part[0][1].search_cost_j, part[0][1].solution_j_per_image
