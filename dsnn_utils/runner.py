@@ -269,6 +269,9 @@ def run_notebook(
     import papermill
     from traitlets.config import Config
 
+    # papermill does not read annotations such as `int | None` and calls such parameters unknown;
+    # their names were checked above.
+    logging.getLogger("papermill").setLevel(logging.ERROR)
     label = progress if isinstance(progress, str) else path.stem
     bar = {"desc": label, "mininterval": 0.5 if sys.stderr.isatty() else 10}
     with _environment(_KERNEL_ENVIRONMENT), tempfile.TemporaryDirectory() as sockets:
