@@ -20,6 +20,7 @@ only: papermill would paste the section into the notebook as code.
 import argparse
 import ast
 import json
+import logging
 import os
 import re
 import sys
