@@ -4,11 +4,11 @@
 # Both install into the active environment (venv or conda); without one they create .venv here.
 # conda's base environment does not count: it is not this project's.
 
-.PHONY: help demo test notebooks lint lab clean environment
+.PHONY: help demo test figures notebooks lint lab clean environment
 
 help:
 	@sed -n '1,5s/^# \{0,1\}//p' Makefile
-	@echo 'Also: make lab | lint | notebooks (re-execute the committed ones) | clean'
+	@echo 'Also: make lab | lint | figures | notebooks (re-execute the committed ones) | clean'
 
 conda := $(if $(filter base,$(CONDA_DEFAULT_ENV)),,$(CONDA_PREFIX))
 env := $(or $(VIRTUAL_ENV),$(conda),$(CURDIR)/.venv)
@@ -46,6 +46,10 @@ demo: environment
 
 test: environment
 	@PYTHONHASHSEED=0 $(python) -m pytest
+
+# Remake every figure below figures/ from the tables committed there.
+figures: environment
+	@$(python) -m dsnn_utils.figures
 
 # Re-execute the committed notebooks with their defaults and keep the outputs that help a reader.
 notebooks: environment
