@@ -539,7 +539,8 @@ def plot_importance(tables: Mapping[str, pd.DataFrame], top: int = 8) -> TwoFace
         value = 100 * table["importance"]
         whiskers = np.abs([value - 100 * table["lowest"], 100 * table["highest"] - value])
         label = AXES[objective][0].split(" (")[0] if objective in AXES else objective
-        axis.barh(y, value, height, color=CATEGORIES[i], label=label, xerr=whiskers,
+        axis.barh(y, value, height, color=CATEGORIES[i], label=label,
+                  xerr=whiskers if np.any(whiskers) else None,  # one run has no range
                   error_kw={"lw": 0.8, "capsize": 1.5})  # fmt: skip
     axis.set_yticks(range(len(order)), [NAMES.get(n, n).split(" (")[0] for n in order])
     axis.set(xlabel="Importance (% of variance explained)")
