@@ -109,13 +109,17 @@ def default_rows(trials: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def default_trial(trials: pd.DataFrame) -> pd.Series:
+def default_trial(trials: pd.DataFrame, even_failed: bool = False) -> pd.Series:
     """The published default; of several seeds the one with the (lower) median loss.
 
-    Raises ValueError when the table has no successful default at full depth.
+    With `even_failed` a default that failed (it may diverge) is better than none.
+    Raises ValueError when the table has no such default at full depth.
     """
     require_columns(trials, ["loss"])
     rows = default_rows(trials).sort_values("loss", kind="stable")
+    if rows.empty and even_failed:
+        rows = default_rows(trials.assign(status="SUCCESS"))
+        rows = rows.assign(status=trials["status"])
     if rows.empty:
         raise ValueError(
             "trials: must have a row with origin 'default', shift_depth equal to max_shift_depth "

@@ -245,6 +245,17 @@ def test_default_is_the_full_depth_row_with_median_loss_at_the_highest_fidelity(
         pareto.default_trial(rows[:1])
 
 
+def test_a_failed_default_only_on_request():
+    rows = with_default(table([[0.2, 0.5]]), 0.4, 1.0)
+    rows.loc[rows["origin"] == "default", ["status", "loss"]] = ["DIVERGED", np.nan]
+    with pytest.raises(ValueError, match="must have a row with origin 'default'"):
+        pareto.default_trial(rows)
+    failed = pareto.default_trial(rows, even_failed=True)
+    assert failed["status"] == "DIVERGED" and failed["shift_depth"] == 20
+    card = pareto.solution_card(rows, failed)
+    assert card["objectives"]["loss"]["value"] is None and card["changes"] is None
+
+
 def test_budget_and_floor():
     rows = table([[0.1, 5.0], [0.2, 3.0], [0.3, 1.0], [0.25, 3.0]])
     assert pareto.choose(rows, "energy_budget", energy_budget=3.0)["trial"] == 1
