@@ -2,7 +2,8 @@
 
 import copy
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from dsnn_utils.layers import ShiftConv2d, ShiftLinear, ShiftSpec, check_spec
 from dsnn_utils.quantization import check_integer
@@ -62,6 +63,18 @@ def convert_to_shift(
     if plain:
         _close_fused_paths(result)
     return result
+
+
+@torch.no_grad()
+def effective_weights(model: nn.Module) -> Tensor:
+    """The weights that the model's `shiftable_layers` compute with, in their order, as one row.
+
+    Signed powers of two (or 0) for shift layers, the weights themselves for plain ones. A copy, on
+    the CPU, to look at.
+    """
+    layers = [model.get_submodule(name) for name in shiftable_layers(model)]
+    weights = [x.effective_weight() if hasattr(x, "spec") else x.weight for x in layers]
+    return torch.cat([weight.flatten().cpu() for weight in weights])
 
 
 def _close_fused_paths(model: nn.Module) -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from dsnn_utils import pareto
 from dsnn_utils.energy import MEMORY_PJ_PER_BIT
@@ -67,6 +67,7 @@ __all__ = [
     "plot_parallel",
     "plot_published",
     "plot_rounding",
+    "plot_rounding_bias",
     "plot_space",
     "plot_tradeoff",
     "plot_training",
@@ -84,7 +85,7 @@ def plot_rounding(values, power_of_two, fixed_point) -> TwoFaced:
     Three arrays of one length: the values (ascending) and what each rounding makes of them.
     """
     x, *rounded = (np.asarray(a, dtype=float).ravel() for a in (values, power_of_two, fixed_point))
-    figure, axes = new_axes(TWO_COLUMNS, 3.4, 2, 2, sharex=True, height_ratios=(2, 1))
+    figure, axes = new_axes(TWO_COLUMNS, 3.4, 2, 2, sharex=True, sharey="row", height_ratios=(2, 1))
     names = ("Power of two (weights)", "Fixed point (activations)")
     for column, (name, y, colour) in enumerate(zip(names, rounded, (BLUE, ORANGE), strict=True)):
         top, bottom = axes[:, column]
@@ -109,11 +110,35 @@ def plot_rounding(values, power_of_two, fixed_point) -> TwoFaced:
 
 
 @styled
+def plot_rounding_bias(fraction, nearest, stochastic, expected) -> TwoFaced:
+    """Relative error of a power of two over the place of the value between two powers.
+
+    Four arrays of one length: the fractional part of log2|w| (ascending, 0..1), the relative errors
+    (0..1) of rounding to the nearest, the mean ones of stochastic rounding, and what is expected.
+    """
+    columns = {"nearest": nearest, "stochastic": stochastic, "expected": expected}
+    data = pd.DataFrame({"fraction": fraction, **columns}).astype(float)
+    figure, axis = new_axes(ONE_COLUMN * 1.5, 2.5)
+    x, percent = data["fraction"], 100 * data[list(columns)]
+    axis.axhline(0, color=GREY, lw=0.6)
+    jump = np.flatnonzero(np.diff(percent["nearest"]) > 0) + 1
+    axis.plot(np.insert(x, jump, np.nan), np.insert(percent["nearest"], jump, np.nan), color=BLUE,
+              label="nearest")  # fmt: skip
+    axis.plot(x, percent["expected"], color=ORANGE, label="stochastic, expected")
+    axis.plot(x, percent["stochastic"], "o", color=VERMILION, ms=2.5,
+              label="stochastic, drawn")  # fmt: skip
+    axis.set(xlabel="Fractional part of log₂|w|", ylabel="Error relative to w (%)", xlim=(0, 1))
+    legend_above(figure, axis.get_legend_handles_labels()[0])
+    return TwoFaced(figure, data=data, description="Bias of stochastic power-of-two rounding")
+
+
+@styled
 def plot_network(layers: Sequence[str], depths: Sequence[int], macs: Mapping | None = None):
     """The network at several shift depths: one row of boxes per depth, shift layers coloured.
 
     layers: names in conversion order, as `shiftable_layers(model)` gives them (output end first);
-    macs: {name: multiply-accumulates per image}, drawn as bars above the boxes when given.
+    macs: {name: multiply-accumulates per image}; when given, drawn as bars above the boxes, and the
+    share that the shift layers of a row take is written beside it.
     """
     layers, depths = list(layers), [int(d) for d in depths]
     for depth in depths:
@@ -131,7 +156,14 @@ def plot_network(layers: Sequence[str], depths: Sequence[int], macs: Mapping | N
         bars.bar(np.arange(1, n + 1), share, color=GREY, width=0.8)
         bars.set(ylabel="Share of\nMACs (%)")
         bars.grid(axis="x", visible=False)
+        bars.text(
+            n + 0.9, -0.04, "MACs that\nshift", transform=bars.get_xaxis_transform(), va="top"
+        )
     for row, depth in enumerate(depths):
+        if macs is not None:
+            shifted_share = sum(share[n - depth :])
+            text = "< 1 %" if 0 < shifted_share < 1 else f"{shifted_share:.0f} %"
+            boxes.text(n + 0.9, row, text, va="center")
         for position in range(1, n + 1):
             shifted = position > n - depth
             boxes.add_patch(
@@ -173,19 +205,21 @@ def _power_label(value: float) -> str:
 
 
 @styled
-def plot_weights(weights: Mapping[str, object]) -> TwoFaced:
+def plot_weights(weights: Mapping[str, object], before: Mapping[str, object] | None = None):
     """Histograms of weights, one panel per entry of {name: array}.
 
-    Arrays of at most 64 distinct values (Q and PS weights) are drawn as one bar per value.
+    Arrays of at most 64 distinct values (Q and PS weights) are drawn as one bar per value; of
+    others, the outermost 0.1 % are added to the end bars.
+    before: {name: array} of the same weights at another time, drawn as outlines.
     """
     figure, axes = new_axes(TWO_COLUMNS, 2.2, 1, len(weights), squeeze=False)
     parts = []
-    for axis, (name, values), colour in zip(axes[0], weights.items(), CATEGORIES * 9, strict=False):
-        values = np.asarray(values, dtype=float).ravel()
-        distinct, counts = np.unique(values, return_counts=True)
-        share = 100 * counts / len(values)
+    for axis, name, colour in zip(axes[0], weights, CATEGORIES * 9, strict=False):
+        arrays = [np.asarray(weights[name], dtype=float).ravel()]
+        if before is not None:
+            arrays.append(np.asarray(before[name], dtype=float).ravel())
+        distinct = np.unique(np.concatenate(arrays))
         if len(distinct) <= 64:
-            axis.bar(range(len(distinct)), share, color=colour, width=0.85)
             # Label the ends and, on both sides alike, every so many values.
             half = len(distinct) // 2
             left = np.arange(0, half, int(np.ceil(half / 2)) or 1)
@@ -194,24 +228,39 @@ def plot_weights(weights: Mapping[str, object]) -> TwoFaced:
             axis.set_xticks(ticks, [_power_label(distinct[t]) for t in ticks])
             axis.set(xlabel="Weight, one bar per value")
             axis.grid(axis="x", visible=False)
-            parts.append(pd.DataFrame({"weights": name, "value": distinct, "share_percent": share}))
+            counts = [np.unique(np.append(a, distinct), return_counts=True)[1] - 1 for a in arrays]
+            edges = np.arange(len(distinct) + 1) - 0.5
+            values = distinct
         else:
-            counts, edges = np.histogram(values, bins=60)
-            share = 100 * counts / len(values)
-            axis.stairs(share, edges, fill=True, color=colour)
+            edges = np.linspace(*np.quantile(np.concatenate(arrays), (0.0005, 0.9995)), 61)
+            counts = [np.histogram(a.clip(*edges[[0, -1]]), bins=edges)[0] for a in arrays]
             axis.set(xlabel="Weight (dimensionless)")
-            parts.append(
-                pd.DataFrame({"weights": name, "value": edges[:-1], "share_percent": share})
-            )
+            values = edges[:-1]
+        share = [100 * c / len(a) for c, a in zip(counts, arrays, strict=True)]
+        if len(distinct) <= 64:
+            axis.bar(range(len(distinct)), share[0], color=colour, width=0.85)
+        else:
+            axis.stairs(share[0], edges, fill=True, color=colour)
+        part = pd.DataFrame({"weights": name, "value": values, "share_percent": share[0]})
+        if before is not None:
+            axis.stairs(share[1], edges, color=BLACK, lw=0.8)
+            part["share_before_percent"] = share[1]
+        parts.append(part)
         axis.set_title(name)
     axes[0][0].set_ylabel("Share of weights (%)")
-    return TwoFaced(
-        figure, data=pd.concat(parts), description="Histograms of weights: " + ", ".join(weights)
-    )
+    if before is not None:
+        legend_above(figure, [
+            Patch(fc="white", ec=BLACK, lw=0.8, label="before training"),
+            Patch(color=GREY, label="after training"),
+        ])  # fmt: skip
+    description = "Histograms of weights: " + ", ".join(weights)
+    return TwoFaced(figure, data=pd.concat(parts), description=description)
 
 
 @styled
-def plot_training(histories: Mapping[str, Sequence[Mapping]]) -> TwoFaced:
+def plot_training(
+    histories: Mapping[str, Sequence[Mapping]], colours: Sequence[str] = CATEGORIES
+) -> TwoFaced:
     """Loss and accuracy over the epochs of {name: history}, as `training.train` returns them."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
@@ -221,18 +270,18 @@ def plot_training(histories: Mapping[str, Sequence[Mapping]]) -> TwoFaced:
     live = make_subplots(figure=live, rows=1, cols=2)
     tables = []
     panels = (("loss", "Cross entropy (nats)", 1), ("accuracy", "Accuracy (%)", 100))
-    for (name, history), colour in zip(histories.items(), CATEGORIES * 9, strict=False):
+    for (name, history), colour in zip(histories.items(), tuple(colours) * 9, strict=False):
         table = pd.DataFrame(history)
         pareto.require_columns(table, ["epoch", "train_loss", "validation_loss"])
         tables.append(table.assign(run=name))
-        marker = "o" if len(table) < 30 else None
+        style = {"color": colour, "ms": 2.5, "marker": "o" if len(table) < 30 else None}
         for column, (what, _, factor) in enumerate(panels):
             for part, dashes in (("validation", "-"), ("train", ":")):
                 y = factor * table[f"{part}_{what}"]
-                axes[column].plot(
-                    table["epoch"], y, dashes, color=colour, marker=marker, ms=2.5,
-                    label=name if part == "validation" else None,
-                )  # fmt: skip
+                if part == "train":
+                    axes[column].plot(table["epoch"], y, dashes, color=colour, lw=1)
+                else:
+                    axes[column].plot(table["epoch"], y, dashes, label=name, **style)
                 live.add_trace(
                     go.Scatter(
                         x=table["epoch"].tolist(), y=y.tolist(), name=f"{name}, {part}",
@@ -245,6 +294,12 @@ def plot_training(histories: Mapping[str, Sequence[Mapping]]) -> TwoFaced:
         axes[column].set(xlabel="Epoch", ylabel=label)
         axes[column].xaxis.set_major_locator(MaxNLocator(integer=True))
         live.update_yaxes(title=label, row=1, col=column + 1, **PLOTLY_AXIS)
+    # Early losses, and those of evaluation in particular, are many times the last ones.
+    axes[0].set_yscale("log")
+    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    axes[0].yaxis.set_minor_locator(NullLocator())
+    live.update_yaxes(type="log", dtick="D2", row=1, col=1)
     live.update_xaxes(title="Epoch", **PLOTLY_AXIS)
     handles, _ = axes[0].get_legend_handles_labels()
     styles = [

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from dsnn_utils import ShiftConv2d, ShiftLinear, ShiftSpec, convert_to_shift, shiftable_layers
+from dsnn_utils.conversion import effective_weights
 from dsnn_utils.quantization import fixed_point, round_to_power_of_two
 
 SHIFT = (ShiftConv2d, ShiftLinear)
@@ -279,6 +280,19 @@ def test_transformer_encoders_use_the_shift_layers_in_inference(shift_type):
     with torch.no_grad():
         torch.testing.assert_close(result(x, src_key_padding_mask=padding), expected)
     assert encoder.use_nested_tensor and encoder.layers[0].activation_relu_or_gelu == 1
+
+
+# Looking at the weights
+
+
+@pytest.mark.parametrize("depth", [0, 2, 5])
+def test_effective_weights_are_those_of_the_layers_in_order(net, depth):
+    result = convert_to_shift(net, depth, ShiftSpec("Q"))
+    layers = [result.get_submodule(name) for name in shiftable_layers(result)]
+    shifted = [layer.effective_weight() for layer in layers[:depth]]
+    expected = [weight.flatten() for weight in [*shifted, *(x.weight for x in layers[depth:])]]
+    weights = effective_weights(result)
+    assert torch.equal(weights, torch.cat(expected)) and not weights.requires_grad
 
 
 # Bad input

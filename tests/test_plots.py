@@ -94,6 +94,9 @@ COUNTS = {
 }
 FIGURES = {
     "rounding": lambda: plots.plot_rounding(X, np.sign(X), np.floor(4 * X) / 4),
+    "rounding_bias": lambda: plots.plot_rounding_bias(
+        [0, 0.25, 0.75], [0, -0.16, 0.19], [0, 0.05, 0.04], [0, 0.051, 0.041]
+    ),
     "network": lambda: plots.plot_network(list("abcde"), [0, 2, 5], dict.fromkeys("abcde", 7)),
     "weights": lambda: plots.plot_weights({"plain": X, "Q": np.sign(X)}),
     "training": lambda: plots.plot_training({"plain": HISTORY, "Q": HISTORY}),
@@ -346,6 +349,31 @@ def test_weights_of_few_values_have_one_bar_each(figures):
     assert [t.get_text() for t in bars.get_xticklabels()] == ["−1", "0", "1"]
     data = figures["weights"].data
     np.testing.assert_allclose(data.groupby("weights")["share_percent"].sum(), 100)
+
+
+def test_rounding_to_the_nearest_is_drawn_in_two_pieces(figures):
+    _, nearest, expected, drawn = figures["rounding_bias"].static.axes[0].lines
+    np.testing.assert_allclose(nearest.get_ydata(), [0, -16, np.nan, 19])
+    np.testing.assert_allclose(expected.get_ydata(), [0, 5.1, 4.1])
+    np.testing.assert_allclose(drawn.get_ydata(), [0, 5, 4])
+
+
+def test_network_writes_the_share_of_work_that_shifts():
+    figure = plots.plot_network(
+        ["fc", "conv2", "conv1"], [0, 1, 2], {"fc": 1, "conv2": 399, "conv1": 100}
+    )
+    texts = [text.get_text() for text in figure.static.axes[1].texts]
+    assert texts == ["0 %", "< 1 %", "80 %"]
+
+
+def test_weights_before_are_outlines_over_the_same_values():
+    weights = {"plain": np.linspace(-1, 1, 999), "PS": np.array([-1.0, 0, 0, 1])}
+    before = {"plain": 2 * weights["plain"], "PS": np.array([0.5, 0.5, 1, 1])}
+    data = plots.plot_weights(weights, before).data.set_index(["weights", "value"]).loc["PS"]
+    assert data["share_percent"].to_dict() == {-1: 25, 0: 50, 0.5: 0, 1: 25}
+    assert data["share_before_percent"].to_dict() == {-1: 0, 0: 0, 0.5: 50, 1: 50}
+    figure = plots.plot_weights(weights, before)
+    np.testing.assert_allclose(figure.data.groupby("weights")["share_before_percent"].sum(), 100)
 
 
 def test_training_draws_both_parts_of_each_run(figures):
