@@ -1,7 +1,8 @@
 """Remake every committed figure from its committed table: `python -m dsnn_utils.figures`.
 
 A folder of `figures/` with a `trials.csv` is a run; its figures, and the tables behind them, are
-made again from that table alone, byte for byte the same.
+made again from that table alone, the tables byte for byte the same. With the directory of a demo
+run as argument the thumbnails of README.md are made from that run's figures as well.
 """
 
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+from PIL import Image
 
 from dsnn_utils import pareto, plots
 from dsnn_utils.runner import project_root
@@ -20,6 +22,16 @@ RUN_FIGURES: dict[str, Callable[[pd.DataFrame], TwoFaced]] = {
     "hypervolume": lambda trials: plots.plot_hypervolume(pareto.hypervolume_over(trials)),
     "tradeoff": lambda trials: plots.plot_tradeoff(trials, bits="activation_bits"),
 }
+# One figure a notebook, as its notebook saved it.
+THUMBNAILS = {
+    "01": "weights",
+    "02": "search_space",
+    "03": "front",
+    "04": "tradeoff_depth_bits",
+    "05": "published",
+    "06": "energy_depth",
+}
+THUMBNAIL_WIDTH = 300  # pixels, twice what README.md shows
 
 
 def committed_runs(folder: Path) -> list[Path]:
@@ -36,8 +48,20 @@ def remake(run: Path, target: Path | None = None) -> list[Path]:
     ]
 
 
-def main() -> int:
-    """Remake all figures below `figures/`."""
+def thumbnails(run: Path, target: Path) -> None:
+    """Small pictures of one figure of each notebook, from the figures of a run."""
+    target.mkdir(parents=True, exist_ok=True)
+    for notebook, name in THUMBNAILS.items():
+        with Image.open(run / "figures" / f"{name}.png") as picture:
+            height = round(picture.height * THUMBNAIL_WIDTH / picture.width)
+            small = picture.convert("RGB").resize((THUMBNAIL_WIDTH, height), Image.LANCZOS)
+        small.save(target / f"{notebook}.png", optimize=True)
+
+
+def main(arguments: list[str]) -> int:
+    """Remake all figures below `figures/`; with a run directory also the thumbnails."""
+    if arguments:
+        thumbnails(Path(arguments[0]), project_root() / "figures" / "thumbnails")
     for run in committed_runs(project_root() / "figures"):
         for path in remake(run):
             print(path.relative_to(project_root()))
@@ -45,4 +69,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
