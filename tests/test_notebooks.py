@@ -39,7 +39,7 @@ def test_executed_notebook_page_and_no_errors(name, run_dir):
     kinds = {output.output_type for cell in code for output in cell.outputs}
     assert "error" not in kinds
     page = (run_dir / "report" / f"{name}.html").read_text()
-    assert "<svg" in page and "Traceback" not in page
+    assert "data:image/svg+xml" in page and "Traceback" not in page
 
 
 def test_the_trials_table(trials):
