@@ -12,12 +12,14 @@ import logging
 import math
 import tempfile
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from ConfigSpace import Configuration, ConfigurationSpace
 
+from dsnn_utils.ehvi import KnownEnergySearch
 from dsnn_utils.space import Fidelity, plain
 
 STRATEGIES = ("smac_mf", "smac_mf_published", "smac", "tpe", "nsga2", "random")
@@ -32,6 +34,7 @@ def make_strategy(
     seed: int,
     n_initial: int = 8,
     eta: int = 2,
+    energy_of: Callable[[Mapping], float] | None = None,
 ):
     """The strategy `name` on `space`, minimising `objectives`.
 
@@ -39,12 +42,20 @@ def make_strategy(
     for all others it must be None. `n_initial` random configurations come before the surrogate is
     trusted; `eta` is the share promoted by successive halving (the best 1/eta).
 
+    `energy_of(point)` is the second objective where that is a modelled energy, known without a
+    training (`dsnn_utils.ehvi.energy_function`). With it, and shift depth as the fidelity,
+    "smac_mf" chooses configuration and depth together by expected hypervolume improvement; without
+    it, and for other objectives and fidelities, it is SMAC3's Hyperband with ParEGO.
+
     Raises ValueError for an unknown name.
     """
     if name not in STRATEGIES:
         raise ValueError(f"strategy={name!r}: must be one of {', '.join(STRATEGIES)}")
     if (fidelity is not None) != (name in MULTI_FIDELITY):
         raise ValueError(f"strategy={name!r}: takes a fidelity exactly if it is multi-fidelity")
+    known_energy = energy_of is not None and len(objectives) == 2 and objectives[0] == "loss"
+    if name == "smac_mf" and known_energy and fidelity.name == "shift_depth":
+        return KnownEnergySearch(space, fidelity, energy_of, seed, n_initial)
     if name == "smac_mf":
         return SmacMultiFidelity(space, fidelity, objectives, seed, n_initial, eta)
     if name == "smac_mf_published":

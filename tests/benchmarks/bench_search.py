@@ -1,0 +1,288 @@
+"""How good are the search strategies? Hypervolume on two problems, against random search.
+
+    OMP_NUM_THREADS=1 python tests/benchmarks/bench_search.py --seeds 10
+
+`synthetic`: a closed form with the structure of the real problem (ResNet20 on 32x32 images). The
+    loss grows with depth, dependent on the bits, each optimizer has its own learning rate, which
+    falls with depth, PS needs RAdam or Ranger. Strategies see the loss with noise (0.01); the
+    hypervolume is that of the noise-free values. The optimum is known by enumeration.
+`digits`: the real trainings of `digits_table.csv` (see `train_table.py`). Between the trained
+    points extra trees interpolate, which return each trained point's own outcome; their error at
+    points left out is printed. The energy is that of the exact point, not interpolated.
+
+Every strategy starts with the same points, the published default at depths 20, 10, 5, 2, 1. The
+reference point is a guess (error 0.9) at the energy of the plain network, and the hypervolume is
+in shares of that rectangle. A trial costs the same epochs at every depth, so equal trials are
+equal cost. p values: Wilcoxon, paired by seed, one-sided (smac_mf is better than the other).
+"""
+
+import argparse
+import math
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
+from pathlib import Path
+
+import moocore
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr, wilcoxon
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import ExtraTreesRegressor
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+from dsnn_utils.ehvi import energy_function
+from dsnn_utils.models import build_model
+from dsnn_utils.search import SearchSettings
+from dsnn_utils.space import make_fidelity
+from dsnn_utils.strategies import MULTI_FIDELITY, make_strategy
+
+HERE = Path(__file__).parent
+OBJECTIVES = ("loss", "energy_modelled_j_per_image")
+DEPTH, CHANCE, NOISE = 20, 0.9, 0.01
+# "smac_mf_unknown_energy" is smac_mf where the energy is not known: Hyperband, eta 2, ParEGO.
+ARMS = ("random", "smac_mf_published", "smac_mf_unknown_energy", "smac", "nsga2", "tpe", "smac_mf")
+SHAPES = {"synthetic": (3, 32, 32), "digits": (1, 8, 8)}
+
+# Per optimizer: log10 of its best learning rate at depth 0, its error there, how narrow the
+# optimum is, and what PS costs with it at full depth.
+OPTIMIZERS = {
+    "SGD": (-1.1, 0.05, 1.0, 0.7),
+    "Adam": (-2.1, 0.05, 1.2, 0.25),
+    "Adadelta": (-0.5, 0.22, 0.6, 0.7),
+    "Adagrad": (-1.5, 0.11, 0.8, 0.7),
+    "RMSprop": (-2.6, 0.09, 1.3, 0.3),
+    "RAdam": (-1.7, 0.05, 1.0, 0.05),
+    "Ranger": (-1.4, 0.05, 0.8, 0.05),
+}
+BEST_MOMENTUM = {"SGD": 0.8, "RMSprop": 0.2}
+
+
+def synthetic_loss(point: dict) -> float:
+    depth = point["shift_depth"] / DEPTH
+    log_lr, error, narrow, ps_cost = OPTIMIZERS[point["optimizer"]]
+    ps = point["shift_type"] == "PS"
+    spare_bits = point["weight_bits"] - 2
+    loss = error + 0.12 * narrow * (math.log10(point["lr"]) - log_lr + 0.4 * depth) ** 2
+    loss += 0.1 * depth**2
+    if point["optimizer"] in BEST_MOMENTUM:
+        loss += 0.15 * (point["momentum"] - BEST_MOMENTUM[point["optimizer"]]) ** 2
+    if ps:
+        loss += (ps_cost + 0.35 * math.exp(-spare_bits / 0.8)) * depth
+    else:
+        loss += (0.08 + 0.2 * math.exp(-spare_bits / 1.2)) * depth
+    if point["rounding"] == "stochastic":
+        loss += (-0.01 if ps else 0.02) * depth
+    range_loss = 0.6 * math.exp(-(point["activation_integer_bits"] - 2) / 1.2)
+    resolution_loss = 0.5 * math.exp(-(point["activation_fraction_bits"] - 2) / 2)
+    loss += depth**0.5 * (range_loss + resolution_loss)
+    loss += 0.03 * math.log2(point["batch_size"] / 32) ** 2
+    loss += 0.01 * (math.log10(point["weight_decay"]) + 3.7) ** 2
+    return min(loss, CHANCE)
+
+
+def synthetic_optimum() -> float:
+    """The largest hypervolume there is: all discrete values, the continuous ones at their best."""
+    energy_of, front = energies("synthetic"), np.empty((0, 2))
+    for depth in range(1, DEPTH + 1):
+        for optimizer, (log_lr, *_) in OPTIMIZERS.items():
+            found = []
+            point = {
+                "shift_depth": depth,
+                "optimizer": optimizer,
+                "momentum": BEST_MOMENTUM.get(optimizer),
+                "lr": min(0.2, max(1e-3, 10 ** (log_lr - 0.4 * depth / DEPTH))),
+                "batch_size": 32,
+                "weight_decay": 10**-3.7,
+                "weight_bits": 8,  # free of charge
+            }
+            for shift_type in ("Q", "PS"):
+                rounding = "stochastic" if shift_type == "PS" else "deterministic"
+                point |= {"shift_type": shift_type, "rounding": rounding}
+                for integer_bits in range(2, 20):
+                    for fraction_bits in range(2, 24):
+                        point["activation_integer_bits"] = integer_bits
+                        point["activation_fraction_bits"] = fraction_bits
+                        found.append((synthetic_loss(point), energy_of(point)))
+            front = moocore.filter_dominated(np.vstack([front, found]))
+    return hypervolume(front, "synthetic")
+
+
+@cache
+def energies(problem: str):
+    shape = SHAPES[problem]
+    return energy_function(build_model("resnet20", 10, shape[0]), shape, OBJECTIVES[1])
+
+
+@cache
+def plain_energy(problem: str) -> float:
+    """Energy of the network without shift layers."""
+    point = {"activation_integer_bits": 8, "activation_fraction_bits": 8, "weight_bits": 8}
+    return energies(problem)(point | {"shift_depth": 0, "shift_type": "Q", "rounding": "stochastic"})
+
+
+def hypervolume(front: np.ndarray, problem: str) -> float:
+    return moocore.hypervolume(front / [CHANCE, plain_energy(problem)], ref=[1, 1])
+
+
+# --- the table of real trainings -----------------------------------------------------------------
+
+
+def read_table() -> pd.DataFrame:
+    table = pd.read_csv(HERE / "digits_table.csv")
+    table["loss"] = table["error_5"].fillna(1.0)  # a training that diverged
+    return table
+
+
+def features(points: pd.DataFrame) -> pd.DataFrame:
+    """What the interpolation sees; momentum where there is none counts as 0."""
+    points = points.reindex(columns=[*NUMBERS, *CATEGORIES]).fillna({"momentum": 0.0})
+    logs = {name: np.log10(points[name]) for name in ("lr", "weight_decay")}
+    return points.assign(**logs, log_batch=np.log2(points["batch_size"]))
+
+
+NUMBERS = ["shift_depth", "weight_bits", "activation_integer_bits", "activation_fraction_bits"]
+NUMBERS += ["batch_size", "lr", "momentum", "weight_decay"]
+CATEGORIES = ["shift_type", "rounding", "optimizer"]
+
+
+def interpolation():
+    encode = make_column_transformer(
+        (OneHotEncoder(handle_unknown="ignore", sparse_output=False), CATEGORIES),
+        remainder="passthrough",
+    )
+    return make_pipeline(encode, ExtraTreesRegressor(200, random_state=0))
+
+
+@cache
+def digits_losses():
+    table = read_table()
+    return interpolation().fit(features(table), table["loss"])
+
+
+def digits_loss(point: dict) -> float:
+    return float(digits_losses().predict(features(pd.DataFrame([point])))[0])
+
+
+def print_table() -> None:
+    table = read_table()
+    groups = table[["optimizer", "lr", "weight_decay"]].astype(str).agg(" ".join, axis=1)
+    guess = cross_val_predict(
+        interpolation(), features(table), table["loss"], groups=groups, cv=GroupKFold(10)
+    )
+    error = guess - table["loss"]
+    print(
+        f"digits table: {len(table)} trainings of {groups.nunique()} configurations; interpolated "
+        f"loss of configurations left out: mean error {error.abs().mean():.3f}, "
+        f"R2 {1 - error.var() / table['loss'].var():.2f}, "
+        f"rank correlation {spearmanr(guess, table['loss'])[0]:.2f}"
+    )
+    wide = table.assign(configuration=groups).pivot_table(
+        index="configuration", columns="shift_depth", values="loss"
+    )
+    wide = wide.dropna()
+    print(f"rank correlation of the loss between depths ({len(wide)} configurations at all):")
+    print(wide.corr("spearman").round(2).to_string())
+    print("median CPU seconds of a training, by depth:")
+    print(table.groupby("shift_depth")["cpu_s"].median().to_frame().T.to_string(index=False))
+
+
+# --- the comparison ------------------------------------------------------------------------------
+
+
+def run(problem: str, arm: str, seed: int, trials: int) -> list[dict]:
+    """One search; a row per ten trials."""
+    name = "smac_mf" if arm == "smac_mf_unknown_energy" else arm
+    settings = SearchSettings(max_depth=DEPTH, epochs=5, strategy=name, seed=seed)
+    energy_of = energies(problem)
+    levels = make_fidelity("shift_depth", DEPTH, 5) if name in MULTI_FIDELITY else None
+    strategy = make_strategy(
+        name,
+        settings.space(),
+        levels,
+        OBJECTIVES,
+        seed,
+        energy_of=energy_of if arm == "smac_mf" else None,
+    )
+    first = SearchSettings(max_depth=DEPTH, epochs=5).first_points()  # the same for every arm
+    noise = np.random.default_rng(seed + 1000)
+    values, rows, cpu_s = [], [], 0.0
+    for number in range(trials):
+        started = time.process_time()
+        point = first[number][0] if number < len(first) else strategy.ask()[0]
+        cpu_s += time.process_time() - started
+        if problem == "synthetic":
+            loss = synthetic_loss(point)
+            seen = float(np.clip(loss + NOISE * noise.normal(), 0, 1))
+        else:
+            loss = seen = digits_loss(point)
+        values.append((loss, energy_of(point)))
+        started = time.process_time()
+        strategy.tell(point, [seen, values[-1][1]], True)
+        cpu_s += time.process_time() - started
+        if (number + 1) % 10 == 0:
+            found = hypervolume(np.array(values), problem)
+            rows.append(
+                {"problem": problem, "strategy": arm, "seed": seed, "trials": number + 1}
+                | {"hypervolume": round(found, 5), "cpu_s_per_trial": round(cpu_s / len(values), 3)}
+            )
+    return rows
+
+
+def print_ratios(results: pd.DataFrame, problem: str, marks=(20, 30, 50, 70, 100)) -> None:
+    results = results[results["problem"] == problem]
+    marks = [mark for mark in marks if mark in set(results["trials"])]
+    at = results.pivot_table(index="seed", columns=["strategy", "trials"], values="hypervolume")
+    cpu = results[results["trials"] == marks[-1]].groupby("strategy")["cpu_s_per_trial"].mean()
+    arms = [arm for arm in ARMS if arm in set(results["strategy"])]
+    print(f"\n{problem}, {len(at)} seeds: hypervolume over that of random search after .. trials")
+    print(f"{'strategy':24}" + "".join(f"{mark:>7}" for mark in marks) + "  mean    sd      "
+          "smac_mf over it (p)   cpu s/trial")  # fmt: skip
+    for arm in arms:
+        ratios = [at[arm, mark].mean() / at["random", mark].mean() for mark in marks]
+        last, own = at[arm, marks[-1]], at["smac_mf", marks[-1]]
+        line = f"{arm:24}" + "".join(f"{ratio:7.3f}" for ratio in ratios)
+        line += f"  {last.mean():.4f}  {last.std():.4f}  "
+        if arm != "smac_mf":
+            p = wilcoxon(own, last, alternative="greater").pvalue
+            line += f"{own.mean() / last.mean():.3f} ({p:.4f})"
+        print(f"{line:88}{cpu[arm]:.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--problems", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--strategies", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=HERE / "search_results.csv")
+    parser.add_argument("--only-print", action="store_true", help="print the results in --out")
+    arguments = parser.parse_args()
+
+    if not arguments.only_print:
+        known = pd.read_csv(arguments.out) if arguments.out.exists() else pd.DataFrame()
+        for problem in arguments.problems:
+            for arm in arguments.strategies:
+                with ProcessPoolExecutor(arguments.workers) as pool:
+                    one = partial(run, problem, arm, trials=arguments.trials)
+                    rows = [row for rows in pool.map(one, range(arguments.seeds)) for row in rows]
+                if len(known):  # replaces what an earlier run found
+                    same = (known["problem"] == problem) & (known["strategy"] == arm)
+                    known = known[~same]
+                known = pd.concat([known, pd.DataFrame(rows)], ignore_index=True)
+                known.to_csv(arguments.out, index=False)
+                print(f"{problem} {arm}: {known['hypervolume'].iloc[-1]:.4f} (last seed)", flush=True)
+    results = pd.read_csv(arguments.out)
+    for problem in arguments.problems:
+        print_ratios(results, problem)
+        if problem == "synthetic":
+            print(f"largest hypervolume there is: {synthetic_optimum():.4f}")
+        else:
+            print_table()
+
+
+if __name__ == "__main__":
+    main()
