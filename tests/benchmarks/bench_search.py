@@ -120,7 +120,9 @@ def energies(problem: str):
 def plain_energy(problem: str) -> float:
     """Energy of the network without shift layers."""
     point = {"activation_integer_bits": 8, "activation_fraction_bits": 8, "weight_bits": 8}
-    return energies(problem)(point | {"shift_depth": 0, "shift_type": "Q", "rounding": "stochastic"})
+    return energies(problem)(
+        point | {"shift_depth": 0, "shift_type": "Q", "rounding": "stochastic"}
+    )
 
 
 def hypervolume(front: np.ndarray, problem: str) -> float:
@@ -153,7 +155,7 @@ def interpolation():
         (OneHotEncoder(handle_unknown="ignore", sparse_output=False), CATEGORIES),
         remainder="passthrough",
     )
-    return make_pipeline(encode, ExtraTreesRegressor(200, random_state=0))
+    return make_pipeline(encode, ExtraTreesRegressor(100, random_state=0))
 
 
 @cache
@@ -233,6 +235,8 @@ def run(problem: str, arm: str, seed: int, trials: int) -> list[dict]:
 
 def print_ratios(results: pd.DataFrame, problem: str, marks=(20, 30, 50, 70, 100)) -> None:
     results = results[results["problem"] == problem]
+    if not {"random", "smac_mf"} <= set(results["strategy"]):
+        return print(f"{problem}: no ratios without results of random and smac_mf")
     marks = [mark for mark in marks if mark in set(results["trials"])]
     at = results.pivot_table(index="seed", columns=["strategy", "trials"], values="hypervolume")
     cpu = results[results["trials"] == marks[-1]].groupby("strategy")["cpu_s_per_trial"].mean()
@@ -274,8 +278,11 @@ def main() -> None:
                     known = known[~same]
                 known = pd.concat([known, pd.DataFrame(rows)], ignore_index=True)
                 known.to_csv(arguments.out, index=False)
-                print(f"{problem} {arm}: {known['hypervolume'].iloc[-1]:.4f} (last seed)", flush=True)
+                print(
+                    f"{problem} {arm}: {known['hypervolume'].iloc[-1]:.4f} (last seed)", flush=True
+                )
     results = pd.read_csv(arguments.out)
+    results = results[results["seed"] < arguments.seeds]
     for problem in arguments.problems:
         print_ratios(results, problem)
         if problem == "synthetic":
