@@ -268,19 +268,17 @@ def main() -> None:
 
     if not arguments.only_print:
         known = pd.read_csv(arguments.out) if arguments.out.exists() else pd.DataFrame()
+        if len(known):  # replaces what an earlier run found
+            again = known["problem"].isin(arguments.problems)
+            known = known[~(again & known["strategy"].isin(arguments.strategies))]
         for problem in arguments.problems:
             for arm in arguments.strategies:
                 with ProcessPoolExecutor(arguments.workers) as pool:
                     one = partial(run, problem, arm, trials=arguments.trials)
-                    rows = [row for rows in pool.map(one, range(arguments.seeds)) for row in rows]
-                if len(known):  # replaces what an earlier run found
-                    same = (known["problem"] == problem) & (known["strategy"] == arm)
-                    known = known[~same]
-                known = pd.concat([known, pd.DataFrame(rows)], ignore_index=True)
-                known.to_csv(arguments.out, index=False)
-                print(
-                    f"{problem} {arm}: {known['hypervolume'].iloc[-1]:.4f} (last seed)", flush=True
-                )
+                    for rows in pool.map(one, range(arguments.seeds)):
+                        known = pd.concat([known, pd.DataFrame(rows)], ignore_index=True)
+                        known.to_csv(arguments.out, index=False)
+                print(f"{problem} {arm} done", flush=True)
     results = pd.read_csv(arguments.out)
     results = results[results["seed"] < arguments.seeds]
     for problem in arguments.problems:
