@@ -245,8 +245,10 @@ def print_ratios(results: pd.DataFrame, problem: str, marks=(20, 30, 50, 70, 100
     print(f"{'strategy':24}" + "".join(f"{mark:>7}" for mark in marks) + "  mean    sd      "
           "smac_mf over it (p)   cpu s/trial")  # fmt: skip
     for arm in arms:
-        ratios = [at[arm, mark].mean() / at["random", mark].mean() for mark in marks]
-        last, own = at[arm, marks[-1]], at["smac_mf", marks[-1]]
+        done = at[at[arm, marks[-1]].notna()]  # a run cut short has fewer seeds
+        ratios = [done[arm, mark].mean() / done["random", mark].mean() for mark in marks]
+        done = done[done["smac_mf", marks[-1]].notna()]
+        last, own = done[arm, marks[-1]], done["smac_mf", marks[-1]]
         line = f"{arm:24}" + "".join(f"{ratio:7.3f}" for ratio in ratios)
         line += f"  {last.mean():.4f}  {last.std():.4f}  "
         if arm != "smac_mf":
