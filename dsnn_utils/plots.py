@@ -285,7 +285,7 @@ def plot_training(
                 live.add_trace(
                     go.Scatter(
                         x=table["epoch"].tolist(), y=y.tolist(), name=f"{name}, {part}",
-                        legendgroup=f"{name}, {part}", showlegend=column == 0,
+                        legendgroup=name, showlegend=column == 0 and part == "validation",
                         line={"color": colour, "dash": "solid" if dashes == "-" else "dot"},
                     ),
                     row=1, col=column + 1,
@@ -299,7 +299,12 @@ def plot_training(
     axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes[0].yaxis.set_major_formatter("{x:g}")
     axes[0].yaxis.set_minor_locator(NullLocator())
-    live.update_yaxes(type="log", dtick="D2", row=1, col=1)
+    ticks = np.outer(10.0 ** np.arange(-6, 4), (1, 2, 5)).ravel()
+    ticks = {"tickvals": ticks.tolist(), "ticktext": [f"{tick:g}" for tick in ticks]}
+    live.update_yaxes(type="log", row=1, col=1, **ticks)
+    title = {"text": "dotted: training", "side": "top"}
+    legend = {"orientation": "h", "yanchor": "bottom", "y": 1.02, "title": title}
+    live.update_layout(legend=legend, margin={"t": 110})
     live.update_xaxes(title="Epoch", **PLOTLY_AXIS)
     handles, _ = axes[0].get_legend_handles_labels()
     styles = [
