@@ -1,36 +1,26 @@
 """The search: strategies propose, trials are run and recorded, a killed run resumes.
 
-The run directory holds the whole state in two plain files: `search.json` (what was asked for, by
-which versions, on what hardware) and `trials.csv` (one row per finished trial, rewritten
-atomically as each trial ends). Strategies are deterministic, so a run resumes by asking and
-telling them again what the table records; only the trial in flight is lost.
+A strategy is a deterministic function of what it was asked and told, in order. That order is in
+the run directory (see `run_directory`), so a run resumes by asking and telling again; only the
+trials in flight are lost, and run again as they were proposed.
 """
 
 import json
 import math
-import os
-import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 from ConfigSpace import ConfigurationSpace
 
 from dsnn_utils.energy import validate_objectives
+from dsnn_utils.execution import check_execution, make_executor
+from dsnn_utils.run_directory import locked, open_run, read_finished, read_running, write_running
 from dsnn_utils.space import Fidelity, dsnn_space, make_fidelity, published_default
 from dsnn_utils.strategies import MULTI_FIDELITY, STRATEGIES, make_strategy
-from dsnn_utils.trials import (
-    HYPERPARAMETERS,
-    read_trials,
-    to_records,
-    write_atomically,
-    write_trials,
-)
+from dsnn_utils.trials import HYPERPARAMETERS, read_trials, write_trials
 
 
 @dataclass(frozen=True)
@@ -129,8 +119,13 @@ def search(
     settings: SearchSettings,
     n_trials: int = 30,
     on_trial: Callable[[dict, pd.DataFrame], None] | None = None,
+    *,
+    n_workers: int = 1,
+    scheduler: str | None = None,
+    trial_timeout_s: float | None = None,
+    isolate: bool = False,
 ) -> pd.DataFrame:
-    """Search until the run directory holds `n_trials` trials; returns the trials table.
+    """Search until the run directory holds trials 0 to `n_trials` - 1; returns the trials table.
 
     `evaluate(point, seed)` runs one trial and returns its result columns; what it raises is
     recorded as a crashed trial. The published default is evaluated first, at every rung of the
@@ -138,8 +133,16 @@ def search(
     A run that was killed or interrupted goes on after its last finished trial, and a larger
     `n_trials` extends a finished one. `on_trial(row, trials)` is called after each new trial.
 
-    Raises ValueError, before any trial is run, for too small an `n_trials` and for a run directory
-    that belongs to other settings or cannot be written.
+    Trials run one by one in this process; with `n_workers` at once in as many processes of this
+    machine, one thread each; with `scheduler`, the address of a running Dask scheduler, on all
+    its workers. `trial_timeout_s` (seconds) and `isolate` put even a single worker into a process
+    of its own, so that a trial over its time, or one that gets its process killed, is a failed
+    trial and not the end of the search. A script that starts processes needs
+    `if __name__ == "__main__":`. All five may change when a run is resumed.
+
+    Raises ValueError, before any trial is run, for too small an `n_trials`, for a scheduler that
+    does not answer, and for a run directory that belongs to other settings, is in use by another
+    search, is damaged or cannot be written. Raises OSError for a disk that is full.
     """
     least = settings.least_trials
     if isinstance(n_trials, bool) or n_trials != int(n_trials) or n_trials < least:
@@ -148,46 +151,105 @@ def search(
             f"fidelity and {len(settings.seed_configurations)} seed configurations "
             f"({least - settings.n_initial} trials), n_initial={settings.n_initial}"
         )
+    check_execution(n_workers, scheduler, trial_timeout_s)
     run_dir = Path(run_dir)
-    open_run(run_dir, settings.record(), n_trials)
-    rows = to_records(read_trials(run_dir)) if (run_dir / "trials.csv").exists() else []
-    points, proposals = settings.first_points(), settings.proposals()
+    with locked(run_dir):
+        open_run(run_dir, settings.record(), n_trials)
+        run = _Run(run_dir, settings)
+        if not run.is_complete(n_trials):
+            with make_executor(
+                evaluate, n_workers, scheduler, trial_timeout_s, isolate
+            ) as executor:
+                run.replay()
+                while not run.is_complete(n_trials):
+                    while executor.has_room() and (row := run.next_trial(n_trials)) is not None:
+                        executor.submit(row["trial"], _hyperparameters(row), settings.seed)
+                    for number, result in executor.wait():
+                        row, table = run.finish(number, result)
+                        if on_trial is not None:
+                            on_trial(row, table)
+        return read_trials(run_dir)
 
-    for number in range(n_trials):
-        point, origin = points[number] if number < len(points) else proposals.ask()
-        if number < len(rows):
-            row = rows[number]
-            point = _recorded_point(row, point)
-        else:
+
+class _Run:
+    """The trials of a run, proposed and finished, and the strategy that knows of them."""
+
+    def __init__(self, run_dir: Path, settings: SearchSettings):
+        self._run_dir, self._settings = run_dir, settings
+        self._finished = read_finished(run_dir)  # in the order they finished
+        known = [r for r in read_running(run_dir) if r["asked_after"] <= len(self._finished)]
+        self._known = {row["trial"]: row for row in [*known, *self._finished]}
+        done = {row["trial"] for row in self._finished}
+        self._open = {n: row for n, row in self._known.items() if n not in done}
+        self._points, self._strategy = settings.first_points(), settings.proposals()
+        self._asked = {}  # what the strategy proposed and was not told of, by trial
+        self._n_asked = 0
+        self._again = []  # trials to be run again, as they were lost in flight
+
+    def is_complete(self, n_trials: int) -> bool:
+        return {row["trial"] for row in self._finished}.issuperset(range(n_trials))
+
+    def replay(self) -> None:
+        """Ask and tell the strategy what it was asked and told, in the same order."""
+        told_at = {row["trial"]: i for i, row in enumerate(self._finished)}
+        asked_after, latest = {}, len(self._finished)
+        for number in reversed(range(max(self._known, default=-1) + 1)):
+            # Rows that were removed or damaged leave gaps: trials are still asked for in order,
+            # before they or any later one is told.
+            known = self._known.get(number, {}).get("asked_after", latest)
+            latest = asked_after[number] = min(known, told_at.get(number, latest), latest)
+        for n_told, row in enumerate([*self._finished, None]):
+            while asked_after.get(self._n_asked, math.inf) <= n_told:
+                self._ask(n_told)
+            if row is not None:
+                self._tell(row, self._finished[:n_told])
+        self._again = sorted(self._open)
+
+    def next_trial(self, n_trials: int) -> dict | None:
+        """The next trial to run, None if all up to `n_trials` are finished or running."""
+        if self._again and self._again[0] < n_trials:
+            return self._open[self._again.pop(0)]
+        if self._n_asked >= n_trials:
+            return None
+        number = self._ask(len(self._finished))
+        write_running(list(self._open.values()), self._run_dir)
+        return self._open[number]
+
+    def finish(self, number: int, result: Mapping) -> tuple[dict, pd.DataFrame]:
+        """Record the result of a trial, tell the strategy; returns its row and the table."""
+        row = self._open.pop(number) | result
+        if row.get("reason") is not None:  # one row, one line: so a cut one can be recognised
+            row["reason"] = " ".join(str(row["reason"]).split())
+        table = write_trials([*self._finished, row], self._run_dir)
+        if not self._open:
+            write_running([], self._run_dir)
+        self._tell(row, self._finished)
+        self._finished.append(row)
+        return row, table
+
+    def _ask(self, n_told: int) -> int:
+        number = self._n_asked
+        self._n_asked += 1
+        ours = number < len(self._points)
+        point, origin = self._points[number] if ours else self._strategy.ask()
+        known = self._known.get(number)
+        if known is None:
+            settings = self._settings
             row = {"trial": number, "seed": settings.seed, "strategy": settings.strategy}
             row |= {"origin": origin, "max_shift_depth": settings.max_depth}
             row |= {"epochs": settings.epochs, "data_fraction": 1.0} | point
-            row |= _evaluate(evaluate, row, settings.seed)
-            rows.append(row)
-            table = write_trials(rows, run_dir)
-            if on_trial is not None:
-                on_trial(row, table)
-        known = costs(row, rows[:number], settings.objectives)
-        proposals.tell(point, known, row["status"] == "SUCCESS")
-    return read_trials(run_dir)
+            self._open[number] = row | {"asked_after": n_told}
+        self._asked[number] = point if known is None else _recorded_point(known, point)
+        return number
+
+    def _tell(self, row: Mapping, earlier: Sequence[Mapping]) -> None:
+        point = self._asked.pop(row["trial"])
+        known = costs(row, earlier, self._settings.objectives)
+        self._strategy.tell(point, known, row["status"] == "SUCCESS")
 
 
-def _evaluate(evaluate, row: dict, seed: int) -> dict:
-    """Run one trial; whatever goes wrong in it becomes a status and a reason."""
-    point = {name: row[name] for name in HYPERPARAMETERS if name in row}
-    try:
-        result = dict(evaluate(point, seed))
-    except Exception as error:  # a crashed trial must not end the search
-        status = "MEMORYOUT" if _out_of_memory(error) else "CRASHED"
-        return {"status": status, "reason": f"{type(error).__name__}: {error}"}
-    result.setdefault("status", "SUCCESS")
-    if result["status"] == "SUCCESS" and not math.isfinite(result.get("loss", math.nan)):
-        result |= {"status": "DIVERGED", "reason": f"loss={result.get('loss')}: not finite"}
-    return result
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+def _hyperparameters(row: Mapping) -> dict:
+    return {name: row[name] for name in HYPERPARAMETERS if row.get(name) is not None}
 
 
 def costs(row: Mapping, rows: Sequence[Mapping], objectives: Sequence[str]) -> list[float]:
@@ -211,73 +273,19 @@ def costs(row: Mapping, rows: Sequence[Mapping], objectives: Sequence[str]) -> l
 
 def _recorded_point(row: Mapping, asked: Mapping) -> dict:
     """The point a recorded row was run at; warns where it is not the one asked for again."""
-    recorded = {name: row[name] for name in asked}
-    same = all(
-        recorded[name] == value
-        or (isinstance(value, float) and math.isclose(recorded[name], value, rel_tol=1e-12))
-        for name, value in asked.items()
-    )
-    if not same:
-        warnings.warn(
-            f"trial {row['trial']} is not the one this strategy proposes now (other library "
-            "versions?): the recorded trial is used, new proposals may differ from the first run",
-            stacklevel=3,
+    if all(
+        row.get(name) == value
+        or (
+            isinstance(row.get(name), float)
+            and isinstance(value, float)
+            and math.isclose(row[name], value, rel_tol=1e-12)
         )
-        recorded = {n: row[n] for n in HYPERPARAMETERS if row.get(n) is not None}
-    return recorded
-
-
-# --- the run directory ---------------------------------------------------------------------------
-
-
-def open_run(run_dir: Path, settings: Mapping, n_trials: int) -> None:
-    """Create the run directory or check that it belongs to the same settings.
-
-    Raises ValueError naming each setting that differs, or that the directory cannot be written.
-    """
-    path = run_dir / "search.json"
-    if path.exists():
-        known = json.loads(path.read_text())["settings"]
-        different = [
-            f"{name}={settings.get(name)!r} (there: {known.get(name)!r})"
-            for name in sorted(settings.keys() | known.keys())
-            if settings.get(name) != known.get(name)
-        ]
-        if different:
-            raise ValueError(
-                f"run_dir={str(run_dir)!r}: belongs to a search with other settings, must be "
-                f"empty or the same: {'; '.join(different)}"
-            )
-        info = json.loads(path.read_text()) | {"n_trials": n_trials}
-    else:
-        info = {
-            "settings": settings,
-            "n_trials": n_trials,
-            "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            **environment(),
-        }
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(info, indent=2) + "\n")
-    except OSError as error:
-        raise ValueError(
-            f"run_dir={str(run_dir)!r}: must be a directory that can be written ({error.strerror})"
-        ) from error
-
-
-@cache
-def environment() -> dict:
-    """Versions and hardware, to be recorded with every result."""
-    import torch
-    from cpuinfo import get_cpu_info
-
-    packages = ("torch", "torchvision", "smac", "ConfigSpace", "optuna", "codecarbon", "numpy")
-    return {
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
-        "hardware": {
-            "cpu": get_cpu_info().get("brand_raw", platform.processor()),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
-    }
+        for name, value in asked.items()
+    ):
+        return dict(asked)
+    warnings.warn(
+        f"trial {row['trial']} is not the one this strategy proposes now (other library "
+        "versions?): the recorded trial is used, new proposals may differ from the first run",
+        stacklevel=5,
+    )
+    return _hyperparameters(row)

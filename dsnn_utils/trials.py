@@ -2,11 +2,16 @@
 
 One row per trial, that is per (configuration, shift depth, seed). Every analysis works on this
 table alone, so it can be somebody else's.
+
+`trial` numbers the trials in the order they were proposed, rows stand in the order they finished,
+and `asked_after` is how many had finished when the trial was proposed: with several workers these
+differ, and a search that resumes needs all three. Serially all are the row's number.
 """
 
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -33,7 +38,7 @@ COLUMNS = (
     + ("shift_depth", "max_shift_depth", *HYPERPARAMETERS[1:], "train_size")
     + ("val_accuracy", "val_cross_entropy", "loss", "energy_modelled_j_per_image")
     + ("energy_modelled_with_memory_j_per_image", "energy_measured_kwh", "emissions_gco2eq")
-    + ("water_l", "energy_measured_method", "duration_s", "started_at")
+    + ("water_l", "energy_measured_method", "duration_s", "started_at", "asked_after")
 )
 STATUSES = ("SUCCESS", "CRASHED", "DIVERGED", "TIMEOUT", "MEMORYOUT")
 
@@ -49,13 +54,18 @@ def write_trials(rows: Sequence[Mapping], run_dir: Path) -> pd.DataFrame:
 def read_trials(path: str | Path) -> pd.DataFrame:
     """Read a trials table (a run directory or the CSV itself).
 
-    Raises FileNotFoundError if there is none and ValueError if it lacks columns.
+    Raises FileNotFoundError if there is none and ValueError if it cannot be read or lacks columns.
     """
     path = Path(path)
     path = path / "trials.csv" if path.is_dir() else path
     if not path.exists():
         raise FileNotFoundError(f"trials={str(path)!r}: must be a run directory or a trials.csv")
-    table = pd.read_csv(path)
+    try:
+        table = pd.read_csv(path)
+    except ValueError as error:  # pandas' parser errors are some
+        raise ValueError(f"trials={str(path)!r}: is damaged: {error}") from error
+    if "trial" in table.columns and "asked_after" not in table.columns:
+        table["asked_after"] = table["trial"]  # by a serial search
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise ValueError(f"trials={str(path)!r}: lacks the columns {', '.join(missing)}")
@@ -96,7 +106,10 @@ def to_records(table: pd.DataFrame) -> list[dict]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace the file at once: whoever reads, and whenever it is killed, finds a whole file."""
+    """Replace the file at once: whoever reads, and whenever it is killed, finds a whole file.
+
+    Raises OSError naming the file, which then is as it was.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "w") as file:
@@ -104,5 +117,9 @@ def write_atomically(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        reason = f"cannot be written ({error.strerror}) and is as it was before"
+        raise OSError(error.errno, reason, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
