@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import fields
 
 import moocore
 import numpy as np
@@ -25,6 +26,7 @@ from dsnn_utils.training import Diverged
 from dsnn_utils.trials import COLUMNS, read_settings, read_trials
 
 OBJECTIVES = ("loss", "energy_modelled_j_per_image")
+SETTINGS = {field.name for field in fields(SearchSettings)}
 
 
 def synthetic(point, seed):
@@ -63,7 +65,7 @@ def no_waiting_for_the_disk(monkeypatch):
 
 
 def run(run_dir, evaluate=synthetic, **kwargs):
-    own = {name: kwargs.pop(name) for name in ("n_trials", "on_trial") if name in kwargs}
+    own = {name: kwargs.pop(name) for name in set(kwargs) - SETTINGS}
     settings = SearchSettings(**{"max_depth": 20, "epochs": 3} | kwargs)
     return search(evaluate, run_dir, settings, **{"n_trials": 26} | own)
 
