@@ -180,7 +180,7 @@ class KnownEnergySearch:
         self._asked += 1
         random = np.random.default_rng([self._seed, self._asked])
         self._space.seed(int(random.integers(2**31)))
-        if self._asked <= self._n_initial:
+        if self._asked <= self._n_initial or not self._told:  # many workers, nothing known yet
             point, origin = plain(self._space.sample_configuration()), "initial"
         else:
             point = self._propose(random)

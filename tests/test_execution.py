@@ -13,8 +13,10 @@ from test_search import failing, run, synthetic
 
 from dsnn_utils import execution
 from dsnn_utils import search as search_module
+from dsnn_utils.ehvi import KnownEnergySearch
 from dsnn_utils.execution import InProcess, make_executor, run_safely
 from dsnn_utils.meter import EnergyMeter
+from dsnn_utils.search import SearchSettings
 from dsnn_utils.strategies import STRATEGIES
 from dsnn_utils.trials import read_trials
 
@@ -93,6 +95,23 @@ def test_a_parallel_run_resumes_with_any_number_of_workers(strategy, tmp_path, s
     assert sorted(trials["trial"]) == list(range(26))
     assert trials["trial"].tolist() != list(range(26))
     assert not (tmp_path / "running.json").exists()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_more_workers_than_trials_before_the_model(strategy, tmp_path, shuffled):
+    shuffled(26)
+    trials = run(tmp_path, strategy=strategy)
+    assert (trials["asked_after"] == 0).all() and set(trials["status"]) == {"SUCCESS"}
+
+
+def test_known_energies_without_known_losses():
+    settings = SearchSettings(max_depth=20, epochs=3)
+    search = KnownEnergySearch(settings.space(), settings.levels, lambda p: p["shift_depth"], 0, 4)
+    asked = [search.ask() for _ in range(6)]
+    assert {origin for _, origin in asked} == {"initial"}
+    for point, _ in asked[:2]:
+        search.tell(point, [0.5, point["shift_depth"]], True)
+    assert search.ask()[1] in ("model", "promoted")
 
 
 def test_trials_lost_in_flight_are_run_again_as_they_were_proposed(tmp_path, shuffled):
