@@ -49,6 +49,11 @@ def check_execution(n_workers, scheduler, trial_timeout_s) -> None:
     """Raises ValueError naming the parameter, its value and what is allowed."""
     if isinstance(n_workers, bool) or n_workers != int(n_workers) or n_workers < 1:
         raise ValueError(f"n_workers={n_workers!r}: must be an integer of at least 1")
+    if scheduler is not None and not (isinstance(scheduler, str) and scheduler):
+        raise ValueError(
+            f"scheduler={scheduler!r}: must be the address of a running Dask scheduler, such as "
+            "'tcp://host:8786', or None"
+        )
     if scheduler is not None and n_workers != 1:
         raise ValueError(
             f"n_workers={n_workers}: must be left out (1) with scheduler={scheduler!r}, all of "
@@ -143,7 +148,7 @@ class DaskWorkers:
             self._client = Client(
                 scheduler or self._cluster, timeout=CONNECT_S, set_as_default=False
             )
-        except (OSError, TypeError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise ValueError(
                 f"{self._where}: must be the address of a running Dask scheduler ({error})"
             ) from error

@@ -286,6 +286,8 @@ def test_each_worker_starts_its_own_energy_meter_once(tmp_path):
         ({"n_workers": 2, "scheduler": "tcp://127.0.0.1:1"}, "n_workers=2: must be left out"),
         ({"trial_timeout_s": 0}, "trial_timeout_s=0: must be over 0 seconds"),
         ({"trial_timeout_s": float("nan")}, "trial_timeout_s=nan: must be over 0 seconds"),
+        ({"scheduler": ""}, "scheduler='': must be the address of a running Dask scheduler"),
+        ({"scheduler": 8786}, "scheduler=8786: must be the address of a running Dask scheduler"),
         ({"scheduler": "nowhere"}, "scheduler='nowhere': must be the address of a running Dask"),
         ({"scheduler": "tcp://127.0.0.1:1"}, "scheduler='tcp://127.0.0.1:1': must be the address"),
     ],
