@@ -20,6 +20,7 @@ from dsnn_utils.execution import check_execution, make_executor
 from dsnn_utils.run_directory import locked, open_run, read_finished, read_running, write_running
 from dsnn_utils.space import Fidelity, dsnn_space, make_fidelity, published_default
 from dsnn_utils.strategies import MULTI_FIDELITY, STRATEGIES, make_strategy
+from dsnn_utils.trial import MODELLED
 from dsnn_utils.trials import HYPERPARAMETERS, read_trials, write_trials
 
 
@@ -29,8 +30,9 @@ class SearchSettings:
 
     `max_depth` is the network's number of shiftable layers, `epochs` the length of a training (a
     hyperparameter from `min_epochs` up where that is given). A multi-fidelity `strategy` spends
-    more of `fidelity`, from `min_fidelity` up, on the better 1/`eta` of the configurations; for
-    any other strategy shift depth is an ordinary hyperparameter. `objectives` are minimised.
+    more of `fidelity`, from `min_fidelity` up, on the better configurations: by Hyperband on the
+    best 1/`eta`, or, where the energy is known beforehand, on what promises the largest growth of
+    the front. For any other strategy shift depth is an ordinary hyperparameter. `objectives` are minimised.
     `n_initial` random configurations come before the model. `seed_configurations` (dicts, missing
     entries as in the default) are evaluated right after the default. `context` is recorded with
     the run: everything else that makes a trial what it is, such as data and recipe.
@@ -95,8 +97,8 @@ class SearchSettings:
         points = [(default | {self.fidelity: value}, "default") for value in reversed(rungs)]
         return points + [(default | dict(c), "seed") for c in self.seed_configurations]
 
-    def proposals(self):
-        """The strategy that proposes all further points."""
+    def proposals(self, energy_of: Callable[[Mapping], float] | None = None):
+        """The strategy that proposes all further points; `energy_of` as in `make_strategy`."""
         return make_strategy(
             self.strategy,
             self.space(),
@@ -105,6 +107,7 @@ class SearchSettings:
             self.seed,
             self.n_initial,
             self.eta,
+            energy_of,
         )
 
     def record(self) -> dict:
@@ -128,7 +131,8 @@ def search(
     """Search until the run directory holds trials 0 to `n_trials` - 1; returns the trials table.
 
     `evaluate(point, seed)` runs one trial and returns its result columns; what it raises is
-    recorded as a crashed trial. The published default is evaluated first, at every rung of the
+    recorded as a crashed trial. If it also has `energy_of(objective)`, as `TargetFunction` has, a
+    modelled energy is computed beforehand and only the loss is left to the surrogate. The published default is evaluated first, at every rung of the
     fidelity from the highest down, then the seed configurations, then the strategy's proposals.
     A run that was killed or interrupted goes on after its last finished trial, and a larger
     `n_trials` extends a finished one. `on_trial(row, trials)` is called after each new trial.
@@ -155,7 +159,7 @@ def search(
     run_dir = Path(run_dir)
     with locked(run_dir):
         open_run(run_dir, settings.record(), n_trials)
-        run = _Run(run_dir, settings)
+        run = _Run(run_dir, settings, _known_energy(evaluate, settings.objectives))
         if not run.is_complete(n_trials):
             with make_executor(
                 evaluate, n_workers, scheduler, trial_timeout_s, isolate
@@ -174,14 +178,14 @@ def search(
 class _Run:
     """The trials of a run, proposed and finished, and the strategy that knows of them."""
 
-    def __init__(self, run_dir: Path, settings: SearchSettings):
+    def __init__(self, run_dir: Path, settings: SearchSettings, energy_of=None):
         self._run_dir, self._settings = run_dir, settings
         self._finished = read_finished(run_dir)  # in the order they finished
         known = [r for r in read_running(run_dir) if r["asked_after"] <= len(self._finished)]
         self._known = {row["trial"]: row for row in [*known, *self._finished]}
         done = {row["trial"] for row in self._finished}
         self._open = {n: row for n, row in self._known.items() if n not in done}
-        self._points, self._strategy = settings.first_points(), settings.proposals()
+        self._points, self._strategy = settings.first_points(), settings.proposals(energy_of)
         self._asked = {}  # what the strategy proposed and was not told of, by trial
         self._n_asked = 0
         self._again = []  # trials to be run again, as they were lost in flight
@@ -246,6 +250,12 @@ class _Run:
         point = self._asked.pop(row["trial"])
         known = costs(row, earlier, self._settings.objectives)
         self._strategy.tell(point, known, row["status"] == "SUCCESS")
+
+
+def _known_energy(evaluate, objectives: Sequence[str]) -> Callable[[Mapping], float] | None:
+    """The energy of a point where that is the second of two objectives and needs no training."""
+    known = hasattr(evaluate, "energy_of") and len(objectives) == 2 and objectives[1] in MODELLED
+    return evaluate.energy_of(objectives[1]) if known else None
 
 
 def _hyperparameters(row: Mapping) -> dict:

@@ -8,6 +8,7 @@ Every strategy is a deterministic function of its seed and of what it was told, 
 search relies on this: it resumes a run by asking and telling again what the trials table records.
 """
 
+import copy
 import logging
 import math
 import tempfile
@@ -17,9 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from ConfigSpace import Configuration, ConfigurationSpace
+from ConfigSpace import Configuration, ConfigurationSpace, Integer
 
-from dsnn_utils.ehvi import KnownEnergySearch
 from dsnn_utils.space import Fidelity, plain
 
 STRATEGIES = ("smac_mf", "smac_mf_published", "smac", "tpe", "nsga2", "random")
@@ -43,7 +43,7 @@ def make_strategy(
     trusted; `eta` is the share promoted by successive halving (the best 1/eta).
 
     `energy_of(point)` is the second objective where that is a modelled energy, known without a
-    training (`dsnn_utils.ehvi.energy_function`). With it, and shift depth as the fidelity,
+    training (`dsnn_utils.trial.energy_function`). With it, and shift depth as the fidelity,
     "smac_mf" chooses configuration and depth together by expected hypervolume improvement; without
     it, and for other objectives and fidelities, it is SMAC3's Hyperband with ParEGO.
 
@@ -55,7 +55,7 @@ def make_strategy(
         raise ValueError(f"strategy={name!r}: takes a fidelity exactly if it is multi-fidelity")
     known_energy = energy_of is not None and len(objectives) == 2 and objectives[0] == "loss"
     if name == "smac_mf" and known_energy and fidelity.name == "shift_depth":
-        return KnownEnergySearch(space, fidelity, energy_of, seed, n_initial)
+        return SmacKnownEnergy(space, fidelity, energy_of, seed, n_initial)
     if name == "smac_mf":
         return SmacMultiFidelity(space, fidelity, objectives, seed, n_initial, eta)
     if name == "smac_mf_published":
@@ -158,6 +158,60 @@ class SmacMultiFidelity(Smac):
 
     def _point(self, info) -> dict:
         return plain(info.config) | {self._fidelity.name: self._fidelity.value(info.budget)}
+
+
+class SmacKnownEnergy(Smac):
+    """SMAC3 with a Gaussian process of the loss and expected hypervolume improvement.
+
+    Shift depth is an input of the surrogate and chosen together with the configuration, from its
+    whole range; promoting a configuration is one of the candidates: when it promises most, it is
+    taken. See `dsnn_utils.ehvi`.
+    """
+
+    def __init__(
+        self,
+        space: ConfigurationSpace,
+        fidelity: Fidelity,
+        energy_of: Callable[[Mapping], float],
+        seed: int,
+        n_initial: int,
+    ):
+        space = copy.deepcopy(space)
+        space.add(Integer(fidelity.name, (int(fidelity.minimum), int(fidelity.maximum))))
+        self._fidelity, self._energy_of = fidelity.name, energy_of
+        self._seen = set()
+        super().__init__(space, ("loss",), seed, n_initial)
+
+    def _make_facade(self, space, objectives, seed, n_initial):
+        from dsnn_utils.ehvi import KnownEnergyImprovement, LossModel
+
+        self._model = LossModel(space, seed)
+        improvement = KnownEnergyImprovement(space, self._energy_of)
+        return _smac_facade(
+            space, objectives, seed, n_initial, model=self._model, acquisition=improvement
+        )
+
+    def ask(self) -> tuple[dict, str]:
+        """The next point and its origin: "initial" (random), "model", or "promoted" (by the model,
+        a configuration seen before, at another depth)."""
+        pending = [info.config.get_array() for info in self._open.values()]
+        self._model.pending = np.array(pending).reshape(-1, len(self._space))
+        self._facade._config_selector._previous_entries = -1  # train even without new results
+        point, origin = super().ask()
+        configuration = self._configuration(point)
+        if origin == "model" and configuration in self._seen:
+            origin = "promoted"
+        self._seen.add(configuration)
+        return point, origin
+
+    def tell(self, point: dict, costs: list[float], success: bool) -> None:
+        """Report the finite loss, first in `costs`, of a point, asked for or not."""
+        self._seen.add(self._configuration(point))
+        super().tell(point, costs[:1], success)
+
+    def _configuration(self, point: dict) -> tuple:
+        names = [n for n in self._space if n != self._fidelity and point.get(n) is not None]
+        return tuple(point[n] for n in names)
 
 
 class Optuna:
@@ -268,16 +322,21 @@ def _origin(config: Configuration) -> str:
     return "random" if "Random Search (max" in origin or origin == "Random Search" else "model"
 
 
-def _smac_facade(space, objectives, seed, n_initial, budgets=None, eta=2):
+def _smac_facade(
+    space, objectives, seed, n_initial, budgets=None, eta=2, model=None, acquisition=None
+):
     """A SMAC3 facade for ask and tell, deterministic for a given seed.
 
-    With `budgets` (ascending, each eta times the one before) the intensifier is Hyperband.
+    With `budgets` (ascending, each eta times the one before) the intensifier is Hyperband. The
+    default `model` is the facade's random forest, the default `acquisition` expected improvement;
+    with a model of one's own no random configurations are interleaved and losses stay unscaled.
     """
     import smac
     from smac import HyperparameterOptimizationFacade as Blackbox
     from smac import MultiFidelityFacade
     from smac.initial_design import RandomInitialDesign
     from smac.multi_objective.parego import ParEGO
+    from smac.runhistory.encoder import RunHistoryEncoder
 
     logging.getLogger("smac").setLevel(logging.ERROR)
     scratch = tempfile.TemporaryDirectory(prefix="smac-")  # the trials table is the record
@@ -293,9 +352,18 @@ def _smac_facade(space, objectives, seed, n_initial, budgets=None, eta=2):
         output_directory=Path(scratch.name),
     )
     facade = MultiFidelityFacade if budgets else Blackbox
-    model = facade.get_model(scenario)
-    model._rf_opts["n_jobs"] = 1  # threads cost more than they bring on ten small trees
-    maximizer = facade.get_acquisition_maximizer(scenario, challengers=1000)
+    own = {}
+    if model is None:
+        model = facade.get_model(scenario)
+        model._rf_opts["n_jobs"] = 1  # threads cost more than they bring on ten small trees
+    else:
+        own["runhistory_encoder"] = RunHistoryEncoder(scenario)
+        own["random_design"] = facade.get_random_design(scenario, probability=0)
+        own["config_selector"] = facade.get_config_selector(scenario, retrain_after=1)
+        own["acquisition_function"] = acquisition
+    # A Gaussian process costs more to ask than a forest.
+    effort = {"challengers": 500, "local_search_iterations": 7} if own else {"challengers": 1000}
+    maximizer = facade.get_acquisition_maximizer(scenario, **effort)
     _order_start_points(maximizer._local_search)
     facade = facade(
         scenario,
@@ -307,6 +375,7 @@ def _smac_facade(space, objectives, seed, n_initial, budgets=None, eta=2):
         multi_objective_algorithm=ParEGO(scenario) if len(objectives) > 1 else None,
         logging_level=False,
         overwrite=True,
+        **own,
     )
     facade.scratch = scratch  # removed with the facade
     return facade

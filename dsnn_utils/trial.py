@@ -4,16 +4,19 @@
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import numpy as np
+import pandas as pd
 import torch
+from torch import nn
 
 from dsnn_utils.conversion import convert_to_shift, shiftable_layers
 from dsnn_utils.data import Dataset, require, take_fraction
-from dsnn_utils.energy import modelled_energy
+from dsnn_utils.energy import modelled_energy, operation_counts
 from dsnn_utils.meter import EnergyMeter
 from dsnn_utils.models import MODELS, build_model
 from dsnn_utils.space import to_spec
@@ -28,6 +31,13 @@ from dsnn_utils.training import (
 )
 
 TRAINING = ("optimizer", "lr", "momentum", "weight_decay", "batch_size", "epochs")
+MODELLED = {
+    "energy_modelled_j_per_image": ["energy_modelled_j_per_image"],
+    "energy_modelled_with_memory_j_per_image": [
+        "energy_modelled_j_per_image",
+        "memory_energy_modelled_j_per_image",
+    ],
+}
 MEASURED = ("energy_measured_kwh", "emissions_gco2eq", "water_l")
 
 
@@ -138,6 +148,40 @@ def run_trial(
     return row, network, history
 
 
+def energy_function(
+    model: nn.Module, input_shape: tuple[int, ...], objective: str
+) -> Callable[[Mapping], float]:
+    """A function from a point to its modelled energy in J per image, without building its network.
+
+    `model` is the plain network, `input_shape` one image's. A layer's energy does not depend on
+    what the other layers are, so one count of the fully shifted network serves all depths of a
+    number format. Equal to `modelled_energy` of the converted network.
+
+    Raises ValueError if the objective is no modelled energy.
+    """
+    if objective not in MODELLED:
+        raise ValueError(f"objective={objective!r}: must be one of {', '.join(MODELLED)}")
+    names = shiftable_layers(model)
+
+    def by_layer(network: nn.Module) -> pd.Series:
+        table = operation_counts(network, input_shape)
+        return table[MODELLED[objective]].sum(axis=1).groupby(table["layer"]).sum()
+
+    unshifted = by_layer(model)
+    by_depth: dict[tuple, np.ndarray] = {}
+
+    def energy_of(point: Mapping) -> float:
+        width = point["activation_integer_bits"] + point["activation_fraction_bits"]
+        key = (width, point["weight_bits"])
+        if key not in by_depth:
+            shifted = by_layer(convert_to_shift(model, len(names), to_spec(point)))
+            change = (shifted - unshifted).reindex(names).to_numpy()
+            by_depth[key] = unshifted.sum() + np.concatenate([[0.0], np.cumsum(change)])
+        return float(by_depth[key][point["shift_depth"]])
+
+    return energy_of
+
+
 @dataclass(frozen=True)
 class TargetFunction:
     """`run_trial` with its data, recipe and meter fixed: what a search evaluates."""
@@ -148,3 +192,9 @@ class TargetFunction:
 
     def __call__(self, point: Mapping, seed: int) -> dict:
         return run_trial(point, self.dataset, self.recipe, seed, self.meter)[0]
+
+    def energy_of(self, objective: str) -> Callable[[Mapping], float]:
+        """The `energy_function` of this data and network: what a search knows beforehand."""
+        data, recipe = self.dataset, self.recipe
+        network = build_model(recipe.model, data.num_classes, data.in_channels)
+        return energy_function(network, tuple(data.train.images.shape[1:]), objective)

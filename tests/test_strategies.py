@@ -11,16 +11,15 @@ import pytest
 
 from dsnn_utils.conversion import convert_to_shift
 from dsnn_utils.ehvi import (
-    KnownEnergySearch,
     LossSurrogate,
-    energy_function,
     expected_hypervolume_improvement,
     expected_improvement,
 )
 from dsnn_utils.energy import modelled_energy
 from dsnn_utils.models import build_model
 from dsnn_utils.space import dsnn_space, make_fidelity, published_default, to_spec
-from dsnn_utils.strategies import SmacMultiFidelity, make_strategy
+from dsnn_utils.strategies import SmacKnownEnergy, SmacMultiFidelity, make_strategy
+from dsnn_utils.trial import energy_function
 
 OBJECTIVES = ("loss", "energy_modelled_j_per_image")
 ENERGY = OBJECTIVES[1]
@@ -194,4 +193,4 @@ def test_constant_losses_are_no_error():
 )
 def test_everything_else_is_left_to_smacs_hyperband(arguments, known):
     strategy = make(**arguments)
-    assert isinstance(strategy, KnownEnergySearch if known else SmacMultiFidelity)
+    assert isinstance(strategy, SmacKnownEnergy if known else SmacMultiFidelity)

@@ -33,11 +33,11 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from dsnn_utils.ehvi import energy_function
 from dsnn_utils.models import build_model
 from dsnn_utils.search import SearchSettings
 from dsnn_utils.space import make_fidelity
 from dsnn_utils.strategies import MULTI_FIDELITY, make_strategy
+from dsnn_utils.trial import energy_function
 
 HERE = Path(__file__).parent
 OBJECTIVES = ("loss", "energy_modelled_j_per_image")

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from dsnn_utils.data import load_dataset
-from dsnn_utils.search import environment
+from dsnn_utils.run_directory import environment
 from dsnn_utils.space import dsnn_space, plain, published_default
 from dsnn_utils.trial import Recipe, depth_bound, run_trial
 
