@@ -17,6 +17,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from dsnn_utils import pareto
+from dsnn_utils.comparison import STRATEGY_ORDER
 from dsnn_utils.energy import MEMORY_PJ_PER_BIT
 from dsnn_utils.footprint import BreakEven
 from dsnn_utils.front import LiveFront, plot_front
@@ -69,6 +70,7 @@ __all__ = [
     "plot_rounding",
     "plot_rounding_bias",
     "plot_space",
+    "plot_strategies",
     "plot_tradeoff",
     "plot_training",
     "plot_weights",
@@ -420,6 +422,57 @@ def plot_hypervolume(curves: pd.DataFrame, group: str | None = None) -> TwoFaced
     live.update_xaxes(title=label, **PLOTLY_AXIS)
     live.update_yaxes(title="Hypervolume (share of reference box)", **PLOTLY_AXIS)
     return TwoFaced(figure, live, curves, f"Hypervolume over {label.lower()}")
+
+
+@styled
+def plot_strategies(results: pd.DataFrame) -> TwoFaced:
+    """Hypervolume over trials of several strategies, from `comparison.read_comparison`.
+
+    One panel per problem: mean over the seeds with its standard error, and the number of seeds.
+    """
+    import plotly.graph_objects as go
+    import seaborn as sns
+    from plotly.subplots import make_subplots
+
+    needed = ["problem", "strategy", "seed", "trials", "hypervolume"]
+    pareto.require_columns(results, needed)
+    problems = list(dict.fromkeys(results["problem"]))
+    names = [n for n in STRATEGY_ORDER if n in set(results["strategy"])]
+    colours = dict(zip(names, [*CATEGORIES, GREY], strict=False)) | {"smac_mf": BLACK}
+    figure, axes = new_axes(TWO_COLUMNS, 2.9, columns=len(problems), squeeze=False)
+    live = plotly_figure(height=420)
+    live = make_subplots(1, len(problems), subplot_titles=problems, figure=live)
+    shown = set()
+    for column, (axis, problem) in enumerate(zip(axes.flat, problems, strict=True), start=1):
+        part = results[results["problem"] == problem]
+        sns.lineplot(
+            part, x="trials", y="hypervolume", hue="strategy", style="strategy", errorbar="se",
+            hue_order=names, style_order=names[::-1], palette=colours, lw=1.4, ax=axis,
+        )  # fmt: skip
+        handles = axis.get_legend_handles_labels()[0]
+        axis.get_legend().remove()
+        seeds = part.groupby("strategy")["seed"].nunique()
+        spread = f"{seeds.min()}" if seeds.nunique() == 1 else f"{seeds.min()} to {seeds.max()}"
+        axis.set_title(f"{problem}: mean and standard error, {spread} seeds", fontsize=8)
+        axis.set(xlabel=AXES["trial"][0], ylabel="")
+        for name in [n for n in names if n in set(part["strategy"])]:
+            runs = part[part["strategy"] == name].groupby("trials")["hypervolume"]
+            curve = runs.agg(["mean", "sem"]).reset_index()
+            live.add_trace(
+                go.Scatter(
+                    x=curve["trials"].tolist(), y=curve["mean"].tolist(), name=name,
+                    legendgroup=name, showlegend=name not in shown, line={"color": colours[name]},
+                    error_y={"array": curve["sem"].tolist(), "thickness": 0.7},
+                ),
+                row=1, col=column,
+            )  # fmt: skip
+            shown.add(name)
+        live.update_xaxes(title=AXES["trial"][0], row=1, col=column, **PLOTLY_AXIS)
+        live.update_yaxes(row=1, col=column, **PLOTLY_AXIS)
+    axes.flat[0].set_ylabel("Hypervolume (share\nof reference box)")
+    live.update_yaxes(title="Hypervolume (share of reference box)", row=1, col=1)
+    legend_above(figure, handles)
+    return TwoFaced(figure, live, results[needed], "Hypervolume over trials of search strategies")
 
 
 def _median_curve(runs: Sequence[pd.DataFrame], x: str) -> pd.DataFrame:

@@ -15,13 +15,14 @@ from pathlib import Path
 import pandas as pd
 from ConfigSpace import ConfigurationSpace
 
+from dsnn_utils import paper, pareto
 from dsnn_utils.energy import validate_objectives
 from dsnn_utils.execution import check_execution, make_executor
 from dsnn_utils.run_directory import locked, open_run, read_finished, read_running, write_running
 from dsnn_utils.space import Fidelity, dsnn_space, make_fidelity, published_default
 from dsnn_utils.strategies import MULTI_FIDELITY, STRATEGIES, make_strategy
 from dsnn_utils.trial import MODELLED
-from dsnn_utils.trials import HYPERPARAMETERS, read_trials, write_trials
+from dsnn_utils.trials import HYPERPARAMETERS, read_trials, to_records, write_trials
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ class SearchSettings:
             if isinstance(value, bool) or value != int(value) or value < least:
                 raise ValueError(f"{name}={value!r}: must be an integer of at least {least}")
         object.__setattr__(self, "objectives", validate_objectives(self.objectives))
-        self.space()  # checks the rest
+        space = dsnn_space(self.max_depth, self.epochs, self.min_epochs, seed=self.seed)
+        for configuration in self.seed_configurations:
+            _check_configuration(configuration, space)
 
     @property
     def multi_fidelity(self) -> bool:
@@ -114,6 +117,39 @@ class SearchSettings:
         """The settings as they are kept in `search.json`."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "context"}
         return json.loads(json.dumps(own | dict(self.context), default=dict))
+
+
+def read_seed_configurations(source: str | Path | None, max_depth: int) -> list[dict]:
+    """Seed configurations from a file, made to fit a network with `max_depth` shiftable layers.
+
+    `source` is a run directory or a trials.csv (its front is taken: a warm start from an earlier
+    run), a .json file with a list of configurations, "known_good" for those of
+    `paper.known_good_configurations`, or None for none. Deeper ones than the network allows are
+    cut to `max_depth`; epochs and data fraction are left to the search.
+
+    Raises ValueError or FileNotFoundError naming the source.
+    """
+    if source is None:
+        return []
+    if source == "known_good":
+        return paper.known_good_configurations(max_depth)
+    path = Path(source)
+    if path.suffix == ".json":
+        try:
+            found = json.loads(path.read_text())
+            found = [dict(configuration) for configuration in found]
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"seed_configurations={str(source)!r}: must be a list of configurations ({error})"
+            ) from error
+    else:
+        found = to_records(pareto.pareto_front(read_trials(path)))
+    names = [name for name in HYPERPARAMETERS if name not in ("epochs", "data_fraction")]
+    fitted = [{n: c[n] for n in names if n in c} for c in found]
+    for configuration in fitted:
+        if "shift_depth" in configuration:
+            configuration["shift_depth"] = min(configuration["shift_depth"], max_depth)
+    return fitted
 
 
 def search(
@@ -250,6 +286,15 @@ class _Run:
         point = self._asked.pop(row["trial"])
         known = costs(row, earlier, self._settings.objectives)
         self._strategy.tell(point, known, row["status"] == "SUCCESS")
+
+
+def _check_configuration(configuration: Mapping, space: ConfigurationSpace) -> None:
+    """ValueError naming what is unknown or out of range in a seed configuration."""
+    for name, value in configuration.items():
+        if name not in space:
+            raise ValueError(f"seed_configurations: {name!r}: must be one of {', '.join(space)}")
+        if value is not None and not space[name].legal_value(value):
+            raise ValueError(f"seed_configurations: {name}={value!r}: must be in {space[name]}")
 
 
 def _known_energy(evaluate, objectives: Sequence[str]) -> Callable[[Mapping], float] | None:
