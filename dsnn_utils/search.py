@@ -143,9 +143,11 @@ def read_seed_configurations(source: str | Path | None, max_depth: int) -> list[
                 f"seed_configurations={str(source)!r}: must be a list of configurations ({error})"
             ) from error
     else:
-        found = to_records(pareto.pareto_front(read_trials(path)))
-    names = [name for name in HYPERPARAMETERS if name not in ("epochs", "data_fraction")]
-    fitted = [{n: c[n] for n in names if n in c} for c in found]
+        found = to_records(pareto.pareto_front(read_trials(path))[list(HYPERPARAMETERS)])
+    fitted = [
+        {name: value for name, value in c.items() if name not in ("epochs", "data_fraction")}
+        for c in found
+    ]
     for configuration in fitted:
         if "shift_depth" in configuration:
             configuration["shift_depth"] = min(configuration["shift_depth"], max_depth)

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 from dsnn_utils.pareto import pareto_front
-from dsnn_utils.search import SearchSettings, costs, search
+from dsnn_utils.search import SearchSettings, costs, read_seed_configurations, search
 from dsnn_utils.space import make_fidelity
 from dsnn_utils.strategies import MULTI_FIDELITY, STRATEGIES, hyperband_plan
 from dsnn_utils.training import Diverged
@@ -43,6 +43,20 @@ def synthetic(point, seed):
         "dataset": "synthetic",
         "model": "none",
     }
+
+
+class Known:
+    """The synthetic problem as a target function that can tell the energy beforehand."""
+
+    def __init__(self, evaluate):
+        self._evaluate = evaluate
+
+    def __call__(self, point, seed):
+        return self._evaluate(point, seed)
+
+    def energy_of(self, objective):
+        assert objective == "energy_modelled_j_per_image"
+        return lambda point: synthetic(point | {"data_fraction": 1.0}, 0)[objective]
 
 
 def failing(point, seed):
@@ -98,6 +112,13 @@ def test_every_strategy_fills_the_table(strategy, tmp_path):
     assert set(pareto_front(trials)["trial"]) == set(trials.loc[~np.array(dominated), "trial"])
 
 
+def test_known_energy_chooses_the_depth_too(tmp_path):
+    trials = run(tmp_path, evaluate=Known(synthetic))
+    assert trials["origin"].tolist() == ["default"] * 5 + ["initial"] * 8 + ["model"] * 13
+    chosen = trials[trials["origin"] != "default"]
+    assert chosen["shift_depth"].nunique() > 5  # any depth, not only the rungs
+
+
 @pytest.mark.parametrize("strategy", MULTI_FIDELITY)
 @pytest.mark.parametrize("seed", range(2))
 def test_no_seed_crashes_where_smac_alone_does(strategy, seed, tmp_path):
@@ -105,14 +126,17 @@ def test_no_seed_crashes_where_smac_alone_does(strategy, seed, tmp_path):
     assert len(run(tmp_path, strategy=strategy, seed=seed, n_trials=40)) == 40
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [*STRATEGIES, "known"])
 def test_a_cut_run_resumes_to_the_same_table(strategy, tmp_path):
-    whole = run(tmp_path, strategy=strategy, evaluate=failing)
+    evaluate = failing
+    if strategy == "known":
+        strategy, evaluate = "smac_mf", Known(failing)
+    whole = run(tmp_path, strategy=strategy, evaluate=evaluate)
     text = (tmp_path / "trials.csv").read_text()
     (tmp_path / "trials.csv").write_text("".join(text.splitlines(keepends=True)[:17]))
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # the replay asks for what was recorded
-        resumed = run(tmp_path, strategy=strategy, evaluate=failing)
+        resumed = run(tmp_path, strategy=strategy, evaluate=evaluate)
     assert (tmp_path / "trials.csv").read_text() == text
     pd.testing.assert_frame_equal(resumed, whole)
 
@@ -158,9 +182,10 @@ def test_strategies_are_told_finite_costs():
 
 SCRIPT = """
 import sys
-from tests.test_search import STRATEGIES, run, without_times
+from tests.test_search import STRATEGIES, Known, run, synthetic, without_times
 for strategy in STRATEGIES:
     print(without_times(run(sys.argv[1] + strategy, strategy=strategy)).to_csv())
+print(without_times(run(sys.argv[1] + "known", evaluate=Known(synthetic))).to_csv())
 """
 
 
@@ -173,7 +198,7 @@ def test_the_same_seed_gives_the_same_trials_in_every_process(tmp_path):
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         tables.append(done.stdout)
-    assert tables[0] == tables[1] and tables[0].count("SUCCESS") == 26 * len(STRATEGIES)
+    assert tables[0] == tables[1] and tables[0].count("SUCCESS") == 26 * (len(STRATEGIES) + 1)
 
 
 KILLED = """
@@ -219,6 +244,36 @@ def test_seed_configurations_come_after_the_default_in_every_strategy(tmp_path):
         trials = run(tmp_path / strategy, strategy=strategy, seed_configurations=known)
         row = trials.loc[5]
         assert (row["origin"], row["shift_depth"], row["weight_bits"]) == ("seed", 6, 4)
+
+
+def test_seed_configurations_from_files(tmp_path):
+    earlier = run(tmp_path / "earlier")
+    found = read_seed_configurations(tmp_path / "earlier", max_depth=4)
+    assert len(found) == len(pareto_front(earlier))
+    assert max(c["shift_depth"] for c in found) <= 4 and "epochs" not in found[0]
+    trials = run(tmp_path / "warm", max_depth=4, seed_configurations=found, n_trials=40)
+    assert (trials["origin"] == "seed").sum() == len(found)
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps([{"shift_type": "Q", "weight_bits": 4}]))
+    assert read_seed_configurations(path, 20) == [{"shift_type": "Q", "weight_bits": 4}]
+    assert len(read_seed_configurations("known_good", 20)) == 3
+    assert read_seed_configurations(None, 20) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "seed_configurations=.*: must be a list of configurations"),
+        ("[3]", "seed_configurations=.*: must be a list of configurations"),
+        ('[{"width": 3}]', "seed_configurations: 'width': must be one of .*shift_type"),
+        ('[{"weight_bits": 9}]', r"seed_configurations: weight_bits=9: must be in .*\[2, 8\]"),
+    ],
+)
+def test_bad_seed_configurations(text, message, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "run", seed_configurations=read_seed_configurations(path, 20))
 
 
 @pytest.mark.parametrize("fidelity", ["epochs", "weight_bits", "data_fraction"])
