@@ -4,11 +4,12 @@
 # Both install into the active environment (venv or conda); without one they create .venv here.
 # conda's base environment does not count: it is not this project's.
 
-.PHONY: help demo test figures notebooks lint lab clean environment
+.PHONY: help demo test figures notebooks bench bench-search lint lab clean environment
 
 help:
 	@sed -n '1,5s/^# \{0,1\}//p' Makefile
-	@echo 'Also: make lab | lint | figures | notebooks (re-execute the committed ones) | clean'
+	@echo 'Also: make lab | lint | figures | notebooks (re-execute the committed ones) |' \
+	    'bench | bench-search | clean'
 
 conda := $(if $(filter base,$(CONDA_DEFAULT_ENV)),,$(CONDA_PREFIX))
 env := $(or $(VIRTUAL_ENV),$(conda),$(CURDIR)/.venv)
@@ -54,6 +55,16 @@ figures: environment
 # Re-execute the committed notebooks with their defaults and keep the outputs that help a reader.
 notebooks: environment
 	@$(python) -m dsnn_utils.runner --in-place --no-html
+
+# Search strategies compared on known outcomes (an hour on one core); the results are committed.
+bench-search: environment
+	@OMP_NUM_THREADS=1 $(python) tests/benchmarks/bench_search.py
+
+# Speed of training and cost of measuring, in ratios: on a quiet machine. DEEPSHIFT=checkout adds
+# the reference implementation.
+bench: environment
+	@$(python) tests/benchmarks/bench_training.py $(if $(DEEPSHIFT),--deepshift $(DEEPSHIFT))
+	@$(python) tests/benchmarks/bench_energy.py
 
 lint: environment
 	@$(python) -m ruff check .

@@ -11,7 +11,7 @@ design, maximising the acquisition function, bookkeeping.
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from ConfigSpace import ConfigurationSpace
@@ -156,6 +156,5 @@ class KnownEnergyImprovement(AbstractAcquisitionFunction):
             h.to_value(np.nan_to_num(column)).tolist()
             for h, column in zip(self._space.values(), vectors.T, strict=True)
         ]
-        return np.array(
-            [self._energy_of(dict(zip(self._space, row, strict=True))) for row in zip(*columns)]
-        )
+        points = (dict(zip(self._space, row, strict=True)) for row in zip(*columns, strict=True))
+        return np.array([self._energy_of(point) for point in points])

@@ -19,7 +19,13 @@ from dsnn_utils import paper, pareto
 from dsnn_utils.energy import validate_objectives
 from dsnn_utils.execution import check_execution, make_executor
 from dsnn_utils.run_directory import locked, open_run, read_finished, read_running, write_running
-from dsnn_utils.space import Fidelity, dsnn_space, make_fidelity, published_default
+from dsnn_utils.space import (
+    Fidelity,
+    check_configuration,
+    dsnn_space,
+    make_fidelity,
+    published_default,
+)
 from dsnn_utils.strategies import MULTI_FIDELITY, STRATEGIES, make_strategy
 from dsnn_utils.trial import MODELLED
 from dsnn_utils.trials import HYPERPARAMETERS, read_trials, to_records, write_trials
@@ -33,10 +39,10 @@ class SearchSettings:
     hyperparameter from `min_epochs` up where that is given). A multi-fidelity `strategy` spends
     more of `fidelity`, from `min_fidelity` up, on the better configurations: by Hyperband on the
     best 1/`eta`, or, where the energy is known beforehand, on what promises the largest growth of
-    the front. For any other strategy shift depth is an ordinary hyperparameter. `objectives` are minimised.
-    `n_initial` random configurations come before the model. `seed_configurations` (dicts, missing
-    entries as in the default) are evaluated right after the default. `context` is recorded with
-    the run: everything else that makes a trial what it is, such as data and recipe.
+    the front. For any other strategy shift depth is an ordinary hyperparameter. `objectives` are
+    minimised. `n_initial` random configurations come before the model. `seed_configurations`
+    (dicts, missing entries as in the default) are evaluated right after the default. `context` is
+    recorded with the run: everything else that makes a trial what it is, such as data and recipe.
 
     Raises ValueError naming the parameter, its value and what is allowed.
     """
@@ -72,7 +78,7 @@ class SearchSettings:
         object.__setattr__(self, "objectives", validate_objectives(self.objectives))
         space = dsnn_space(self.max_depth, self.epochs, self.min_epochs, seed=self.seed)
         for configuration in self.seed_configurations:
-            _check_configuration(configuration, space)
+            check_configuration(configuration, space, "seed_configurations")
 
     @property
     def multi_fidelity(self) -> bool:
@@ -170,8 +176,10 @@ def search(
 
     `evaluate(point, seed)` runs one trial and returns its result columns; what it raises is
     recorded as a crashed trial. If it also has `energy_of(objective)`, as `TargetFunction` has, a
-    modelled energy is computed beforehand and only the loss is left to the surrogate. The published default is evaluated first, at every rung of the
-    fidelity from the highest down, then the seed configurations, then the strategy's proposals.
+    modelled energy is computed beforehand and only the loss is left to the surrogate. The published
+    default is evaluated first, at every rung of the fidelity from the highest down, then the seed
+    configurations, then the strategy's proposals.
+
     A run that was killed or interrupted goes on after its last finished trial, and a larger
     `n_trials` extends a finished one. `on_trial(row, trials)` is called after each new trial.
 
@@ -288,15 +296,6 @@ class _Run:
         point = self._asked.pop(row["trial"])
         known = costs(row, earlier, self._settings.objectives)
         self._strategy.tell(point, known, row["status"] == "SUCCESS")
-
-
-def _check_configuration(configuration: Mapping, space: ConfigurationSpace) -> None:
-    """ValueError naming what is unknown or out of range in a seed configuration."""
-    for name, value in configuration.items():
-        if name not in space:
-            raise ValueError(f"seed_configurations: {name!r}: must be one of {', '.join(space)}")
-        if value is not None and not space[name].legal_value(value):
-            raise ValueError(f"seed_configurations: {name}={value!r}: must be in {space[name]}")
 
 
 def _known_energy(evaluate, objectives: Sequence[str]) -> Callable[[Mapping], float] | None:

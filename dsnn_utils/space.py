@@ -136,6 +136,15 @@ def dsnn_space(
     return space
 
 
+def check_configuration(configuration: Mapping, space: ConfigurationSpace, name: str) -> None:
+    """ValueError naming what is unknown or out of range; None stands for an inactive value."""
+    for key, value in configuration.items():
+        if key not in space:
+            raise ValueError(f"{name}: {key!r}: must be one of {', '.join(space)}")
+        if value is not None and not space[key].legal_value(value):
+            raise ValueError(f"{name}: {key}={value!r}: must be in {space[key]}")
+
+
 def plain(configuration: Mapping) -> dict:
     """A configuration as plain Python values, ready for JSON (ConfigSpace yields numpy types)."""
     return {

@@ -184,14 +184,24 @@ def energy_function(
 
 @dataclass(frozen=True)
 class TargetFunction:
-    """`run_trial` with its data, recipe and meter fixed: what a search evaluates."""
+    """`run_trial` with its data, recipe and meter fixed: what a search evaluates.
+
+    `test` adds the accuracy on the test set (for final trainings, never in a search), `curve` the
+    validation accuracy after each epoch, as text with a blank between two epochs.
+    """
 
     dataset: Dataset
     recipe: Recipe
     meter: EnergyMeter | None = None
+    test: bool = False
+    curve: bool = False
 
     def __call__(self, point: Mapping, seed: int) -> dict:
-        return run_trial(point, self.dataset, self.recipe, seed, self.meter)[0]
+        row, _, history = run_trial(point, self.dataset, self.recipe, seed, self.meter, self.test)
+        if self.curve:
+            accuracies = (f"{epoch['validation_accuracy']:.4f}" for epoch in history)
+            row["validation_accuracy_by_epoch"] = " ".join(accuracies)
+        return row
 
     def energy_of(self, objective: str) -> Callable[[Mapping], float]:
         """The `energy_function` of this data and network: what a search knows beforehand."""

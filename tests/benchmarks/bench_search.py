@@ -6,14 +6,15 @@
     loss grows with depth, dependent on the bits, each optimizer has its own learning rate, which
     falls with depth, PS needs RAdam or Ranger. Strategies see the loss with noise (0.01); the
     hypervolume is that of the noise-free values. The optimum is known by enumeration.
-`digits`: the real trainings of `digits_table.csv` (see `train_table.py`). Between the trained
-    points extra trees interpolate, which return each trained point's own outcome; their error at
+`digits`: the real trainings of `figures/strategies/digits_table.csv` (see `train_table.py`).
+    Between the trained points extra trees interpolate, which return each trained point's own outcome; their error at
     points left out is printed. The energy is that of the exact point, not interpolated.
 
 Every strategy starts with the same points, the published default at depths 20, 10, 5, 2, 1. The
 reference point is a guess (error 0.9) at the energy of the plain network, and the hypervolume is
 in shares of that rectangle. A trial costs the same epochs at every depth, so equal trials are
-equal cost. p values: Wilcoxon, paired by seed, one-sided (smac_mf is better than the other).
+equal cost. The results
+stand in `figures/strategies/comparison.csv`; notebook 3 shows them.
 """
 
 import argparse
@@ -26,24 +27,27 @@ from pathlib import Path
 import moocore
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr, wilcoxon
+from scipy.stats import spearmanr
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
+from dsnn_utils.comparison import (
+    STRATEGY_ORDER,
+    TABLES,
+    compare_strategies,
+    read_digits_table,
+)
 from dsnn_utils.models import build_model
 from dsnn_utils.search import SearchSettings
 from dsnn_utils.space import make_fidelity
 from dsnn_utils.strategies import MULTI_FIDELITY, make_strategy
 from dsnn_utils.trial import energy_function
 
-HERE = Path(__file__).parent
 OBJECTIVES = ("loss", "energy_modelled_j_per_image")
 DEPTH, CHANCE, NOISE = 20, 0.9, 0.01
-# "smac_mf_unknown_energy" is smac_mf where the energy is not known: Hyperband, eta 2, ParEGO.
-ARMS = ("random", "smac_mf_published", "smac_mf_unknown_energy", "smac", "nsga2", "tpe", "smac_mf")
 SHAPES = {"synthetic": (3, 32, 32), "digits": (1, 8, 8)}
 
 # Per optimizer: log10 of its best learning rate at depth 0, its error there, how narrow the
@@ -132,12 +136,6 @@ def hypervolume(front: np.ndarray, problem: str) -> float:
 # --- the table of real trainings -----------------------------------------------------------------
 
 
-def read_table() -> pd.DataFrame:
-    table = pd.read_csv(HERE / "digits_table.csv")
-    table["loss"] = table["error_5"].fillna(1.0)  # a training that diverged
-    return table
-
-
 def features(points: pd.DataFrame) -> pd.DataFrame:
     """What the interpolation sees; momentum where there is none counts as 0."""
     points = points.reindex(columns=[*NUMBERS, *CATEGORIES]).fillna({"momentum": 0.0})
@@ -160,7 +158,7 @@ def interpolation():
 
 @cache
 def digits_losses():
-    table = read_table()
+    table = read_digits_table()
     return interpolation().fit(features(table), table["loss"])
 
 
@@ -169,7 +167,7 @@ def digits_loss(point: dict) -> float:
 
 
 def print_table() -> None:
-    table = read_table()
+    table = read_digits_table()
     groups = table[["optimizer", "lr", "weight_decay"]].astype(str).agg(" ".join, axis=1)
     guess = cross_val_predict(
         interpolation(), features(table), table["loss"], groups=groups, cv=GroupKFold(10)
@@ -235,36 +233,30 @@ def run(problem: str, arm: str, seed: int, trials: int) -> list[dict]:
 
 def print_ratios(results: pd.DataFrame, problem: str, marks=(20, 30, 50, 70, 100)) -> None:
     results = results[results["problem"] == problem]
-    if not {"random", "smac_mf"} <= set(results["strategy"]):
-        return print(f"{problem}: no ratios without results of random and smac_mf")
-    marks = [mark for mark in marks if mark in set(results["trials"])]
-    at = results.pivot_table(index="seed", columns=["strategy", "trials"], values="hypervolume")
-    cpu = results[results["trials"] == marks[-1]].groupby("strategy")["cpu_s_per_trial"].mean()
-    arms = [arm for arm in ARMS if arm in set(results["strategy"])]
-    print(f"\n{problem}, {len(at)} seeds: hypervolume over that of random search after .. trials")
-    print(f"{'strategy':24}" + "".join(f"{mark:>7}" for mark in marks) + "  mean    sd      "
-          "smac_mf over it (p)   cpu s/trial")  # fmt: skip
-    for arm in arms:
-        done = at[at[arm, marks[-1]].notna()]  # a run cut short has fewer seeds
-        ratios = [done[arm, mark].mean() / done["random", mark].mean() for mark in marks]
-        done = done[done["smac_mf", marks[-1]].notna()]
-        last, own = done[arm, marks[-1]], done["smac_mf", marks[-1]]
-        line = f"{arm:24}" + "".join(f"{ratio:7.3f}" for ratio in ratios)
-        line += f"  {last.mean():.4f}  {last.std():.4f}  "
-        if arm != "smac_mf":
-            p = wilcoxon(own, last, alternative="greater").pvalue
-            line += f"{own.mean() / last.mean():.3f} ({p:.4f})"
-        print(f"{line:88}{cpu[arm]:.3f}")
+    print(f"\n{problem}: hypervolume over that of random search after .. trials")
+    ratios = {
+        mark: compare_strategies(results, mark)["over_random"]
+        for mark in marks
+        if mark in set(results["trials"])
+    }
+    print(pd.DataFrame(ratios).droplevel("problem").round(3).to_string())
+    last = results["trials"].max()
+    table = compare_strategies(results, last).droplevel("problem")
+    cpu = results[results["trials"] == last].groupby("strategy")["cpu_s_per_trial"].mean()
+    print(f"\n{problem}, after {last} trials, with CPU seconds per trial of the search itself")
+    print(table.assign(cpu_s_per_trial=cpu).round(4).to_string())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--strategies", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument(
+        "--strategies", nargs="+", choices=STRATEGY_ORDER, default=list(STRATEGY_ORDER)
+    )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=HERE / "search_results.csv")
+    parser.add_argument("--out", type=Path, default=TABLES / "comparison.csv")
     parser.add_argument("--only-print", action="store_true", help="print the results in --out")
     arguments = parser.parse_args()
 

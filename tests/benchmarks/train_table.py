@@ -19,12 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
+from dsnn_utils.comparison import TABLES
 from dsnn_utils.data import load_dataset
 from dsnn_utils.run_directory import environment
 from dsnn_utils.space import dsnn_space, plain, published_default
 from dsnn_utils.trial import Recipe, depth_bound, run_trial
 
-TABLE = Path(__file__).with_name("digits_table.csv")
+TABLE = TABLES / "digits_table.csv"
 DEPTHS = (1, 2, 5, 7, 10, 15, 20)
 EPOCHS = 5
 SEED = 0

@@ -1,0 +1,141 @@
+"""How fast does a shift network train, and what does a trial cost beside its training?
+
+    python tests/benchmarks/bench_training.py [--deepshift CHECKOUT]
+
+Trains ResNet20 on random images of CIFAR-10's size: plain, Q and PS at full depth with
+`training.train`, and with `--deepshift` (a checkout of github.com/mostafaelhoushi/DeepShift) the
+same network converted by DeepShift's own code, in float32 as that code needs it, with the same
+loop. All arms take turns within every round, so what else the machine does hits all of them; the
+ratios are of the medians over the rounds. Then: the time of a conversion, of everything a trial
+does outside training and evaluation, and the memory CIFAR-10 takes. About three minutes on 2 cores.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from dsnn_utils import ShiftSpec, convert_to_shift, shiftable_layers
+from dsnn_utils.data import Dataset, ImageSet
+from dsnn_utils.models import build_model
+from dsnn_utils.space import published_default
+from dsnn_utils.training import train
+from dsnn_utils.trial import Recipe, run_trial
+
+
+def random_dataset(train_size: int, validation_size: int = 2) -> Dataset:
+    """Noise with the shape of CIFAR-10."""
+    generator = torch.Generator().manual_seed(0)
+    parts = [
+        ImageSet(
+            torch.randint(256, (size, 3, 32, 32), dtype=torch.uint8, generator=generator),
+            torch.randint(10, (size,), generator=generator),
+        )
+        for size in (train_size, validation_size)
+    ]
+    classes = tuple("0123456789")
+    return Dataset("noise", classes, *parts, None, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+def deepshift_network(checkout: Path, shift_type: str) -> torch.nn.Module:
+    sys.path.insert(0, str(checkout / "pytorch"))
+    import deepshift.convert
+
+    network, converted = deepshift.convert.convert_to_shift(
+        build_model("resnet20", 10), 20, shift_type, use_cuda=False
+    )
+    assert converted > 0
+    return network
+
+
+def seconds_per_step(network, dataset: Dataset, precision: str) -> float:
+    """One epoch with everything `train` does: drawing, augmenting, forward, backward, update."""
+    steps = len(dataset.train) // 128
+    started = time.perf_counter()
+    train(network, dataset, lr=0.01, epochs=1, schedule="constant", precision=precision, seed=0)
+    return (time.perf_counter() - started) / steps
+
+
+def print_training(rounds: int, steps: int, checkout: Path | None) -> None:
+    plain = build_model("resnet20", 10)
+    depth = len(shiftable_layers(plain))
+    arms = {
+        "plain": (plain, "bfloat16"),
+        "Q": (convert_to_shift(plain, depth, ShiftSpec("Q")), "bfloat16"),
+        "PS": (convert_to_shift(plain, depth, ShiftSpec("PS")), "bfloat16"),
+        "plain float32": (build_model("resnet20", 10), "float32"),
+    }
+    if checkout:
+        arms |= {
+            f"DeepShift {kind} float32": (deepshift_network(checkout, kind), "float32")
+            for kind in ("Q", "PS")
+        }
+    dataset = random_dataset(128 * steps)
+    times = {name: [] for name in arms}
+    for number in range(rounds + 1):
+        for name, (network, precision) in arms.items():
+            seconds = seconds_per_step(network, dataset, precision)
+            if number > 0:  # the first round warms up
+                times[name].append(seconds)
+    median = {name: statistics.median(values) for name, values in times.items()}
+    print(f"\ntraining step, batch 128, {rounds} rounds of {steps} steps; speed over that of")
+    columns = [name for name in ("plain", "DeepShift Q float32", "DeepShift PS float32")
+               if name in arms]  # fmt: skip
+    print(f"{'':22}" + "".join(f"{name:>22}" for name in columns) + "   spread of rounds")
+    for name, values in times.items():
+        ratios = "".join(f"{median[other] / median[name]:22.2f}" for other in columns)
+        quartiles = statistics.quantiles(values, n=4)
+        print(f"{name:22}{ratios}   {(quartiles[2] - quartiles[0]) / median[name]:8.1%}")
+
+
+def print_conversion() -> None:
+    plain, durations = build_model("resnet20", 10), []
+    for _ in range(21):
+        started = time.perf_counter()
+        convert_to_shift(plain, 20, ShiftSpec("PS"))
+        durations.append(time.perf_counter() - started)
+    print(f"\nconversion of all 20 layers: {1000 * statistics.median(durations):.0f} ms")
+
+
+def print_trial_overhead(train_size: int) -> None:
+    dataset = random_dataset(train_size, 128)
+    point, seconds = published_default(20, epochs=1) | {"data_fraction": 0.02}, []
+    for seed in range(6):
+        row, _, history = run_trial(point, dataset, Recipe(), seed=seed)
+        seconds.append(row["duration_s"] - sum(epoch["duration_s"] for epoch in history))
+    overhead = statistics.median(seconds[1:])
+    print(
+        f"a trial outside its epochs (subset of {train_size} images, network, operation counts): "
+        f"{overhead:.2f} s, {overhead / 60:.2%} of a one-minute trial"
+    )
+
+
+def print_memory(dataset: Dataset) -> None:
+    parts = (dataset.train, dataset.validation)
+    size = sum(part.images.nbytes + part.labels.nbytes for part in parts)
+    print(f"50,000 images of 32x32 in memory: {size / 2**20:.0f} MiB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--deepshift", type=Path, help="a checkout of DeepShift")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=8)
+    arguments = parser.parse_args()
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} "
+        f"processors ({platform.machine()}), load {os.getloadavg()[0]:.1f}"
+    )
+    print_training(arguments.rounds, arguments.steps, arguments.deepshift)
+    print_conversion()
+    print_trial_overhead(47_500)
+    print_memory(random_dataset(47_500, 2_500))
+
+
+if __name__ == "__main__":
+    main()
