@@ -7,8 +7,9 @@
     falls with depth, PS needs RAdam or Ranger. Strategies see the loss with noise (0.01); the
     hypervolume is that of the noise-free values. The optimum is known by enumeration.
 `digits`: the real trainings of `figures/strategies/digits_table.csv` (see `train_table.py`).
-    Between the trained points extra trees interpolate, which return each trained point's own outcome; their error at
-    points left out is printed. The energy is that of the exact point, not interpolated.
+    Between the trained points extra trees interpolate, which return each trained point's own
+    outcome; their error at points left out is printed. The energy is that of the exact point, not
+    interpolated.
 
 Every strategy starts with the same points, the published default at depths 20, 10, 5, 2, 1. The
 reference point is a guess (error 0.9) at the energy of the plain network, and the hypervolume is
