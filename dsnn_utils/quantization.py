@@ -28,7 +28,8 @@ def fixed_point(x: Tensor, integer_bits: int, fraction_bits: int) -> Tensor:
 
         clip(floor(x 2^f) / 2^f, -2^(i-1), 2^(i-1) - 2^-f),    gradient 1 everywhere
 
-    Any shape; dtype and memory format are kept. bfloat16 and float16 are rounded in float32.
+    Any shape; dtype and memory format are kept. bfloat16 and float16 give what float32 would,
+    rounded to them.
     Where the upper bound has more digits than the dtype holds, it is the nearest value the dtype
     has (float32 with 16 and 16 bits: 32768). NaN stays NaN.
 
@@ -43,8 +44,10 @@ class _FixedPoint(Function):
     @staticmethod
     def forward(ctx, x, integer_bits, fraction_bits):
         scale, limit = 2.0**fraction_bits, 2.0 ** (integer_bits - 1)
-        # One new tensor, then in place: this runs on every activation of the network.
-        y = x * scale if _is_wide(x) else x.float().mul_(scale)
+        # One new tensor, then in place: this runs on every activation of the network. bfloat16 has
+        # the exponents of float32 and holds its own floor exactly (from 256 on it has no fraction),
+        # so it needs no detour; float16 would overflow.
+        y = x.float().mul_(scale) if x.dtype == torch.float16 else x * scale
         y.floor_().mul_(1 / scale).clamp_(-limit, limit - 1 / scale)
         return y.to(x.dtype)
 

@@ -320,3 +320,12 @@ def test_quantisers_keep_dtype_and_memory_format(dtype):
     for y in (quantize_q(w, -7), quantize_q(w, -7, True), quantize_ps(w, w, -6)):
         assert y.dtype == dtype and y.is_contiguous(memory_format=torch.channels_last)
         assert (y.double() == round_to_power_of_two(y.double())).all()
+
+
+@pytest.mark.parametrize("integer_bits", [2, 5, 16, 32])
+@pytest.mark.parametrize("fraction_bits", [0, 1, 7, 8, 9, 16, 32])
+def test_fixed_point_of_every_bfloat16_is_the_rounded_float32_one(integer_bits, fraction_bits):
+    numbers = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    found = fixed_point(numbers, integer_bits, fraction_bits)
+    expected = fixed_point(numbers.float(), integer_bits, fraction_bits).bfloat16()
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
