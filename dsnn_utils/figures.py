@@ -30,6 +30,7 @@ THUMBNAILS = {
     "04": "tradeoff_depth_bits",
     "05": "published",
     "06": "energy_depth",
+    "07": "learning_curves",
 }
 THUMBNAIL_WIDTH = 300  # pixels, twice what README.md shows
 

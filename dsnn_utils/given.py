@@ -13,10 +13,12 @@ import pandas as pd
 from scipy import stats
 
 from dsnn_utils.execution import make_executor
+from dsnn_utils.pareto import require_columns
 from dsnn_utils.run_directory import locked, open_run, read_finished
 from dsnn_utils.space import check_configuration, dsnn_space, published_default
 from dsnn_utils.trials import HYPERPARAMETERS, read_trials, write_trials
 
+CURVE = "validation_accuracy_by_epoch"
 ACCURACIES = ("val_accuracy", "test_accuracy")
 ENERGIES = ("energy_modelled_j_per_image", "energy_modelled_with_memory_j_per_image")
 ENERGIES += ("energy_measured_kwh",)
@@ -116,14 +118,48 @@ def train_points(
         return read_trials(run_dir)
 
 
+def learning_curves(trials: pd.DataFrame) -> pd.DataFrame:
+    """A row per trial and epoch: point (in words), shift_depth, seed, epoch, val_accuracy (0..1).
+
+    Raises ValueError if the table does not hold the accuracies by epoch.
+    """
+    require_columns(trials, [CURVE])
+    good = trials[trials["status"] == "SUCCESS"]
+    varying = [n for n in _varying(trials) if n != "origin"]
+    points = good.groupby(varying, dropna=False).ngroups
+    if "origin" in trials and trials["origin"].nunique() == points:
+        words = good["origin"]  # each point has a name of its own
+    else:
+        words = good[varying].apply(
+            lambda row: ", ".join(_in_words(n, v) for n, v in row.items() if pd.notna(v)), axis=1
+        )
+    curves = good.assign(point=words, val_accuracy=good[CURVE].str.split())
+    curves = curves.explode("val_accuracy").astype({"val_accuracy": float})
+    curves["epoch"] = curves.groupby("trial").cumcount() + 1
+    columns = ["point", "shift_depth", "seed", "epoch", "val_accuracy"]
+    return curves[columns].reset_index(drop=True)
+
+
+def _in_words(name: str, value) -> str:
+    """ "shift_depth", 20 -> "shift depth 20"; a category speaks for itself."""
+    if isinstance(value, str):
+        return value
+    return f"{name.replace('_', ' ')} {value:.3g}"
+
+
+def _varying(trials: pd.DataFrame) -> list[str]:
+    """Columns that tell the points apart; shift depth always."""
+    names = [n for n in (*HYPERPARAMETERS, "origin") if n in trials.columns]
+    return [n for n in names if n == "shift_depth" or trials[n].nunique(dropna=False) > 1]
+
+
 def summarise_points(trials: pd.DataFrame) -> pd.DataFrame:
     """A row per point: seeds, mean accuracy with the half-width of its 95 % interval, energy.
 
     Half-widths are Student's t over the seeds, empty for a single one. Failed trainings are counted
     in `failed` and otherwise left out. Sorted by modelled energy.
     """
-    names = [n for n in (*HYPERPARAMETERS, "origin") if n in trials.columns]
-    names = [n for n in names if n == "shift_depth" or trials[n].nunique(dropna=False) > 1]
+    names = _varying(trials)
     values = [n for n in (*ACCURACIES, *ENERGIES) if n in trials.columns]
     rows = []
     for key, part in trials.groupby(names, dropna=False, sort=False):

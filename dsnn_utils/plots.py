@@ -63,6 +63,7 @@ __all__ = [
     "plot_grids",
     "plot_hypervolume",
     "plot_importance",
+    "plot_learning_curves",
     "plot_network",
     "plot_noise",
     "plot_parallel",
@@ -369,6 +370,45 @@ def plot_space(samples: pd.DataFrame) -> TwoFaced:
     figure.supylabel("Sampled configurations", fontsize=8)
     description = f"Distribution of {len(samples)} sampled configurations"
     return TwoFaced(figure, data=pd.concat(parts), description=description)
+
+
+@styled
+def plot_learning_curves(curves: pd.DataFrame) -> TwoFaced:
+    """Validation accuracy over epochs, from `given.learning_curves`; mean and range over seeds.
+
+    One line per point, or per shift depth (mean over its points) where there are more than eight.
+    """
+    import plotly.graph_objects as go
+    import seaborn as sns
+
+    pareto.require_columns(curves, ["point", "shift_depth", "seed", "epoch", "val_accuracy"])
+    lines = "point" if curves["point"].nunique() <= 8 else "shift_depth"
+    palette = CATEGORIES if lines == "point" else DEPTH_COLOURS
+    figure, axis = new_axes(TWO_COLUMNS, 2.8)
+    percent = curves.assign(percent=100 * curves["val_accuracy"])
+    names = list(dict.fromkeys(curves[lines])) if lines == "point" else sorted(set(curves[lines]))
+    colours = dict(zip(names, sns.color_palette(palette, len(names)).as_hex(), strict=True))
+    style = {"style": lines, "style_order": names} if lines == "point" else {}
+    sns.lineplot(
+        percent, x="epoch", y="percent", hue=lines, hue_order=names, palette=colours,
+        errorbar=("pi", 100), ax=axis, **style,
+    )  # fmt: skip
+    handles = axis.get_legend_handles_labels()[0]
+    axis.get_legend().remove()
+    axis.set(xlabel="Epoch", ylabel="Validation accuracy (%)")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend_above(figure, handles)
+    live = plotly_figure(height=420, hovermode="x unified")
+    for name in names:
+        mean = percent[percent[lines] == name].groupby("epoch")["percent"].mean()
+        label = str(name) if lines == "point" else f"depth {name}"
+        live.add_trace(
+            go.Scatter(x=mean.index.tolist(), y=mean.round(3).tolist(), name=label,
+                       line={"color": colours[name]})
+        )  # fmt: skip
+    live.update_xaxes(title="Epoch", **PLOTLY_AXIS)
+    live.update_yaxes(title="Validation accuracy (%)", **PLOTLY_AXIS)
+    return TwoFaced(figure, live, curves, "Validation accuracy over epochs")
 
 
 # ------------------------------------------------------------------- notebook 4: the analysis

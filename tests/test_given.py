@@ -8,7 +8,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from dsnn_utils.given import complete_points, grid_points, summarise_points, train_points
+from dsnn_utils import plots
+from dsnn_utils.given import (
+    complete_points,
+    grid_points,
+    learning_curves,
+    summarise_points,
+    train_points,
+)
 from dsnn_utils.space import published_default
 from dsnn_utils.trials import read_trials
 
@@ -126,3 +133,24 @@ def test_the_summary_has_students_interval(tmp_path):
     assert summary["test_accuracy_half_width"].tolist() == pytest.approx([half] * 3)
     one = summarise_points(trials[trials["seed"] == 0])
     assert one["val_accuracy_half_width"].isna().all()
+
+
+def test_learning_curves_name_each_point_by_what_differs():
+    rows = [
+        {"trial": n, "seed": 0, "status": "SUCCESS", "origin": "given", "shift_depth": 20,
+         "shift_type": kind, "momentum": momentum, "validation_accuracy_by_epoch": "0.1 0.25"}
+        for n, (kind, momentum) in enumerate([("Q", 0.9), ("PS", None)])
+    ]  # fmt: skip
+    curves = learning_curves(pd.DataFrame(rows))
+    assert curves["epoch"].tolist() == [1, 2, 1, 2]
+    assert curves["val_accuracy"].tolist() == [0.1, 0.25] * 2
+    assert curves["point"].unique().tolist() == [
+        "shift depth 20, Q, momentum 0.9",
+        "shift depth 20, PS",
+    ]
+    named = learning_curves(pd.DataFrame([r | {"origin": r["shift_type"]} for r in rows]))
+    assert named["point"].unique().tolist() == ["Q", "PS"]
+    with pytest.raises(ValueError, match="validation_accuracy_by_epoch"):
+        learning_curves(pd.DataFrame(rows).drop(columns="validation_accuracy_by_epoch"))
+    figure = plots.plot_learning_curves(named)
+    assert len(figure.interactive.data) == 2
