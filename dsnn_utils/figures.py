@@ -1,12 +1,16 @@
 """Remake every committed figure from its committed table: `python -m dsnn_utils.figures`.
 
-A folder of `figures/` with a `trials.csv` is a run; its figures, and the tables behind them, are
-made again from that table alone, the tables byte for byte the same. With the directory of a demo
-run as argument the thumbnails of README.md are made from that run's figures as well.
+A folder of `figures/` with a `trials.csv` is a run, or several runs in one table; its figures, and
+the tables behind them, are made again from that table alone, the tables byte for byte the same.
+
+    --collect figures/mine runs/a runs/b    first put the tables of runs together there
+    --thumbnails runs/demo                  also make the thumbnails of README.md, from that run
 """
 
+import argparse
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -17,11 +21,6 @@ from dsnn_utils.runner import project_root
 from dsnn_utils.style import TwoFaced
 from dsnn_utils.trials import read_trials
 
-RUN_FIGURES: dict[str, Callable[[pd.DataFrame], TwoFaced]] = {
-    "front": lambda trials: plots.plot_front(trials, interactive=False),
-    "hypervolume": lambda trials: plots.plot_hypervolume(pareto.hypervolume_over(trials)),
-    "tradeoff": lambda trials: plots.plot_tradeoff(trials, bits="activation_bits"),
-}
 # One figure a notebook, as its notebook saved it.
 THUMBNAILS = {
     "01": "weights",
@@ -40,13 +39,47 @@ def committed_runs(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("*/trials.csv"))
 
 
+def collect(runs: Sequence[Path], target: Path) -> None:
+    """Put the trials of several runs into one table, and their `search.json` into one list."""
+    target.mkdir(parents=True, exist_ok=True)
+    tables = [read_trials(run) for run in runs]
+    pd.concat(tables, ignore_index=True).to_csv(target / "trials.csv", index=False)
+    infos = [json.loads((run / "search.json").read_text()) for run in runs]
+    (target / "search.json").write_text(json.dumps({"runs": infos}, indent=1) + "\n")
+
+
+def settings_of(run: Path) -> list[dict]:
+    """The settings of the run, or of each of the runs put together there."""
+    info = json.loads((run / "search.json").read_text())
+    return [one["settings"] for one in info.get("runs", [info])]
+
+
+def run_figures(run: Path) -> dict[str, TwoFaced]:
+    """The figures of a run, by name: front and trade-off of the first strategy in the table."""
+    trials = read_trials(run)
+    loss, cost = pareto.drawn_objectives(settings_of(run)[0]["objectives"])
+    main = trials[trials["strategy"] == trials["strategy"].iloc[0]]
+    by = ["strategy", "seed"]
+    curves = pareto.hypervolume_over(trials, objectives=(loss, cost), by=by)
+    group = "strategy" if trials["strategy"].nunique() > 1 else None
+    if group is None:
+        curves = curves.drop(columns="strategy")
+    return {
+        "front": plots.plot_front(main, x=cost, y=loss, interactive=False),
+        "hypervolume": plots.plot_hypervolume(curves, group),
+        "tradeoff": plots.plot_tradeoff(main, bits="activation_bits"),
+    }
+
+
 def remake(run: Path, target: Path | None = None) -> list[Path]:
     """Make the figures of a run anew, into `target` or the run itself; returns the files."""
-    trials = read_trials(run)
-    target = target or run
-    return [
-        path for name, figure in RUN_FIGURES.items() for path in figure(trials).save(target / name)
-    ]
+    target, figures = target or run, run_figures(run).items()
+    return [path for name, figure in figures for path in figure.save(target / name)]
+
+
+def remake_comparison(target: Path = TABLES) -> list[Path]:
+    """Make the figure of the compared strategies anew, beside its table."""
+    return plots.plot_strategies(read_comparison()).save(target / "comparison")
 
 
 def thumbnails(run: Path, target: Path) -> None:
@@ -59,15 +92,21 @@ def thumbnails(run: Path, target: Path) -> None:
         small.save(target / f"{notebook}.png", optimize=True)
 
 
-def main(arguments: list[str]) -> int:
-    """Remake all figures below `figures/`; with a run directory also the thumbnails."""
-    if arguments:
-        thumbnails(Path(arguments[0]), project_root() / "figures" / "thumbnails")
-    for run in committed_runs(project_root() / "figures"):
-        for path in remake(run):
-            print(path.relative_to(project_root()))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line described above."""
+    parser = argparse.ArgumentParser(prog="python -m dsnn_utils.figures")
+    parser.add_argument("--thumbnails", type=Path, metavar="RUN")
+    parser.add_argument("--collect", type=Path, nargs="+", metavar=("TARGET", "RUN"))
+    options = parser.parse_args(arguments)
+    if options.collect:
+        collect(options.collect[1:], options.collect[0])
+    if options.thumbnails:
+        thumbnails(options.thumbnails, project_root() / "figures" / "thumbnails")
+    runs = committed_runs(project_root() / "figures")
+    for path in [*(path for run in runs for path in remake(run)), *remake_comparison()]:
+        print(path.relative_to(project_root()))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -155,6 +155,13 @@ def _cost(objectives: Sequence[str]) -> str:
     return next((o for o in objectives if o not in ("loss", "val_cross_entropy")), objectives[0])
 
 
+def drawn_objectives(objectives: Sequence[str]) -> tuple[str, str]:
+    """The loss and the cost that a figure of the front shows for a search over `objectives`."""
+    costs = [o for o in objectives if o not in ("loss", "val_cross_entropy")]
+    loss = next((o for o in objectives if o not in costs), DEFAULT_OBJECTIVES[0])
+    return loss, costs[0] if costs else DEFAULT_OBJECTIVES[1]
+
+
 def pareto_front(
     trials: pd.DataFrame, objectives: Sequence[str] = DEFAULT_OBJECTIVES
 ) -> pd.DataFrame:

@@ -512,7 +512,7 @@ def plot_strategies(results: pd.DataFrame) -> TwoFaced:
     axes.flat[0].set_ylabel("Hypervolume (share\nof reference box)")
     live.update_yaxes(title="Hypervolume (share of reference box)", row=1, col=1)
     legend_above(figure, handles)
-    return TwoFaced(figure, live, results[needed], "Hypervolume over trials of search strategies")
+    return TwoFaced(figure, live, results, "Hypervolume over trials of search strategies")
 
 
 def _median_curve(runs: Sequence[pd.DataFrame], x: str) -> pd.DataFrame:

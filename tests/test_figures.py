@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from dsnn_utils.figures import RUN_FIGURES, committed_runs, remake
+from dsnn_utils.comparison import TABLES
+from dsnn_utils.figures import collect, committed_runs, remake, remake_comparison, settings_of
 from dsnn_utils.pareto import pareto_front
 from dsnn_utils.runner import project_root
 from dsnn_utils.trials import read_trials
@@ -15,7 +16,7 @@ RUNS = committed_runs(project_root() / "figures")
 @pytest.mark.parametrize("run", RUNS, ids=[run.name for run in RUNS])
 def test_figures_are_those_of_their_table(run, tmp_path):
     files = remake(run, tmp_path)
-    assert {path.stem for path in files} == set(RUN_FIGURES)
+    assert {path.stem for path in files} == {"front", "hypervolume", "tradeoff"}
     for path in files:
         if path.suffix == ".csv":  # drawings may differ in the last digit between fonts
             assert path.read_bytes() == (run / path.name).read_bytes(), path.name
@@ -23,11 +24,26 @@ def test_figures_are_those_of_their_table(run, tmp_path):
             assert (run / path.name).exists(), path.name
 
 
+def test_the_comparison_is_that_of_its_table(tmp_path):
+    files = remake_comparison(tmp_path)
+    assert {path.suffix for path in files} == {".svg", ".png", ".csv"}
+    assert (tmp_path / "comparison.csv").read_bytes() == (TABLES / "comparison.csv").read_bytes()
+    assert (TABLES / "comparison.svg").exists()
+
+
 @pytest.mark.parametrize("run", RUNS, ids=[run.name for run in RUNS])
 def test_runs_say_how_they_were_made(run):
-    info = json.loads((run / "search.json").read_text())
     assert "python -m dsnn_utils.runner" in (run / "README.md").read_text()
-    assert info["settings"]["seed"] == 0 and info["versions"]["smac"] and info["hardware"]["cpu"]
-    trials = read_trials(run)
-    assert len(trials) == info["n_trials"] and len(pareto_front(trials)) >= 2
-    assert not str(info["settings"]["data"]["name_or_path"]).startswith("/")
+    info = json.loads((run / "search.json").read_text())
+    infos, trials = info.get("runs", [info]), read_trials(run)
+    for one in infos:
+        assert one["versions"]["smac"] and one["hardware"]["cpu"]
+        assert not str(one["settings"]["data"]["name_or_path"]).startswith("/")
+    assert len(trials) == sum(one["n_trials"] for one in infos)
+    assert len(pareto_front(trials)) >= 2
+
+
+def test_runs_are_put_together(tmp_path):
+    collect(RUNS[:2], tmp_path)
+    assert len(read_trials(tmp_path)) == sum(len(read_trials(run)) for run in RUNS[:2])
+    assert settings_of(tmp_path) == [s for run in RUNS[:2] for s in settings_of(run)]
