@@ -10,24 +10,30 @@ about deep ones and the other way round. Both are components of SMAC3, which doe
 design, maximising the acquisition function, bookkeeping.
 """
 
+import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+import moocore
 import numpy as np
 from ConfigSpace import ConfigurationSpace
-from scipy.stats import norm
+from scipy.special import ndtr
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from smac.acquisition.function import AbstractAcquisitionFunction
 from smac.model.abstract_model import AbstractModel
 
+# What the energy depends on; none of it is ever inactive.
+FORMAT = ("shift_depth", "weight_bits", "activation_integer_bits", "activation_fraction_bits")
+
 
 def expected_improvement(mean, std, threshold):
     """E[max(threshold - L, 0)] for a loss L ~ Normal(mean, std); arrays broadcast."""
     std = np.maximum(std, 1e-12)
     z = (threshold - mean) / std
-    return (threshold - mean) * norm.cdf(z) + std * norm.pdf(z)
+    density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+    return (threshold - mean) * ndtr(z) + std * density
 
 
 def expected_hypervolume_improvement(mean, std, energy, front, reference) -> np.ndarray:
@@ -39,17 +45,16 @@ def expected_hypervolume_improvement(mean, std, energy, front, reference) -> np.
     """
     worst_loss, worst_energy = reference
     front = np.asarray(front, dtype=float).reshape(-1, 2)
-    front = front[np.argsort(front[:, 1], kind="stable")]
     front = front[front[:, 1] < worst_energy]
+    if len(front):
+        front = front[moocore.is_nondominated(front)]
+        front = front[np.argsort(front[:, 1])]
     # Stretch k of the energy axis is edges[k] .. edges[k + 1]; there thresholds[k] is to be beaten.
-    edges = np.concatenate([[-np.inf], front[:, 1], [worst_energy]])
-    thresholds = np.minimum.accumulate(np.concatenate([[worst_loss], front[:, 0]]))
-    total = np.zeros(len(energy))
-    for low, high, threshold in zip(edges[:-1], edges[1:], thresholds, strict=True):
-        width = np.clip(high - np.maximum(low, energy), 0, None)
-        if width.any():
-            total += width * expected_improvement(mean, std, threshold)
-    return total
+    edges = np.concatenate([[-np.inf], front[:, 1], [worst_energy]])[:, None]
+    thresholds = np.minimum(worst_loss, np.concatenate([[worst_loss], front[:, 0]]))[:, None]
+    widths = np.clip(edges[1:] - np.maximum(edges[:-1], energy), 0, None)
+    gains = expected_improvement(np.asarray(mean), np.asarray(std), thresholds)
+    return (widths * gains).sum(axis=0)
 
 
 class LossSurrogate(GaussianProcessRegressor):
@@ -87,15 +92,21 @@ class LossSurrogate(GaussianProcessRegressor):
 class LossModel(AbstractModel):
     """SMAC's view of the `LossSurrogate`: losses of configurations given as vectors.
 
-    SMAC's vectors have a column per hyperparameter: 0..1, the number of a choice, NaN where
-    inactive. `pending` are vectors of trials still running (several workers): they count with the
-    loss expected of them, so that the next proposal goes elsewhere.
+    SMAC's vectors have a column per hyperparameter: 0..1, or the number of a choice. By the
+    `conditions` (child, parent, values of the parent) some count only where they are active.
+    `pending` are vectors of trials still running (several workers): they count with the loss
+    expected of them, so that the next proposal goes elsewhere.
     """
 
     REFIT_EVERY = 5  # trainings between two searches for length scales
 
-    def __init__(self, space: ConfigurationSpace, seed: int):
+    def __init__(self, space: ConfigurationSpace, seed: int, conditions: Sequence[tuple] = ()):
         super().__init__(space, seed=seed)
+        names = list(space)
+        self._conditions = [
+            (names.index(child), names.index(parent), [space[parent].to_vector(v) for v in values])
+            for child, parent, values in conditions
+        ]
         self._choices = [len(getattr(h, "choices", ())) for h in space.values()]
         self._kernel = None
         self._trainings = 0
@@ -123,8 +134,10 @@ class LossModel(AbstractModel):
 
     def _inputs(self, vectors: np.ndarray) -> np.ndarray:
         """What the surrogate sees: choices one-hot, inactive values in the middle."""
-        columns = []
-        for values, count in zip(np.nan_to_num(vectors, nan=0.5).T, self._choices, strict=True):
+        vectors, columns = vectors.copy(), []
+        for child, parent, values in self._conditions:
+            vectors[~np.isin(vectors[:, parent], values), child] = 0.5
+        for values, count in zip(vectors.T, self._choices, strict=True):
             columns.append(values[:, None] == np.arange(count) if count else values[:, None])
         return np.hstack(columns).astype(float)
 
@@ -152,9 +165,12 @@ class KnownEnergyImprovement(AbstractAcquisitionFunction):
         return values[:, None]
 
     def _energies(self, vectors: np.ndarray) -> np.ndarray:
-        columns = [
-            h.to_value(np.nan_to_num(column)).tolist()
-            for h, column in zip(self._space.values(), vectors.T, strict=True)
-        ]
-        points = (dict(zip(self._space, row, strict=True)) for row in zip(*columns, strict=True))
+        columns = {
+            name: self._space[name].to_value(column).tolist()
+            for name, column in zip(self._space, vectors.T, strict=True)
+            if name in FORMAT
+        }
+        points = (
+            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+        )
         return np.array([self._energy_of(point) for point in points])

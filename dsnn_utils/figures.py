@@ -17,6 +17,7 @@ import pandas as pd
 from PIL import Image
 
 from dsnn_utils import pareto, plots
+from dsnn_utils.comparison import TABLES, read_comparison
 from dsnn_utils.runner import project_root
 from dsnn_utils.style import TwoFaced
 from dsnn_utils.trials import read_trials

@@ -83,13 +83,20 @@ class RandomSearch:
 
 
 class Smac:
-    """SMAC3 with a random-forest surrogate and ParEGO; every hyperparameter is a plain one."""
+    """SMAC3 with a random-forest surrogate and ParEGO; every hyperparameter is a plain one.
+
+    SMAC searches the space without its conditions, and what is inactive is dropped from its
+    proposals: the local search of SMAC 2.4 takes a missing value for a changed one, so it never
+    looks at a neighbour of a configuration with an inactive hyperparameter.
+    """
 
     def __init__(
         self, space: ConfigurationSpace, objectives: tuple[str, ...], seed: int, n_initial: int
     ):
-        self._facade = self._make_facade(space, objectives, seed, n_initial)
-        self._space = space
+        self._conditions = [(c.child.name, c.parent.name, c.values) for c in space.conditions]
+        self._space = ConfigurationSpace(seed=seed)
+        self._space.add(list(space.values()))
+        self._facade = self._make_facade(self._space, objectives, seed, n_initial)
         self._open = {}
 
     def _make_facade(self, space, objectives, seed, n_initial):
@@ -99,7 +106,11 @@ class Smac:
         return None
 
     def _point(self, info) -> dict:
-        return plain(info.config)
+        point = plain(info.config)
+        for child, parent, values in self._conditions:
+            if point[parent] not in values:
+                del point[child]
+        return point
 
     def ask(self) -> tuple[dict, str]:
         """The next point and its origin: "initial" design, "model", "random" (interleaved) or
@@ -118,7 +129,8 @@ class Smac:
 
         info = self._open.pop(_key(point), None)
         if info is None:  # a point the search brought along, such as the published default
-            values = {name: point[name] for name in self._space if point.get(name) is not None}
+            default = self._space.get_default_configuration()
+            values = {n: point[n] if point.get(n) is not None else default[n] for n in self._space}
             config = Configuration(self._space, values=values)
             info = TrialInfo(config, seed=0, budget=self._budget(point))
         status = StatusType.SUCCESS if success else StatusType.CRASHED
@@ -157,7 +169,7 @@ class SmacMultiFidelity(Smac):
         return self._budgets.get(value, float(value))
 
     def _point(self, info) -> dict:
-        return plain(info.config) | {self._fidelity.name: self._fidelity.value(info.budget)}
+        return super()._point(info) | {self._fidelity.name: self._fidelity.value(info.budget)}
 
 
 class SmacKnownEnergy(Smac):
@@ -185,7 +197,7 @@ class SmacKnownEnergy(Smac):
     def _make_facade(self, space, objectives, seed, n_initial):
         from dsnn_utils.ehvi import KnownEnergyImprovement, LossModel
 
-        self._model = LossModel(space, seed)
+        self._model = LossModel(space, seed, self._conditions)
         improvement = KnownEnergyImprovement(space, self._energy_of)
         return _smac_facade(
             space, objectives, seed, n_initial, model=self._model, acquisition=improvement
@@ -210,8 +222,7 @@ class SmacKnownEnergy(Smac):
         super().tell(point, costs[:1], success)
 
     def _configuration(self, point: dict) -> tuple:
-        names = [n for n in self._space if n != self._fidelity and point.get(n) is not None]
-        return tuple(point[n] for n in names)
+        return tuple(point.get(n) for n in self._space if n != self._fidelity)
 
 
 class Optuna:
@@ -334,6 +345,7 @@ def _smac_facade(
     import smac
     from smac import HyperparameterOptimizationFacade as Blackbox
     from smac import MultiFidelityFacade
+    from smac.acquisition.maximizer import LocalAndSortedRandomSearch
     from smac.initial_design import RandomInitialDesign
     from smac.multi_objective.parego import ParEGO
     from smac.runhistory.encoder import RunHistoryEncoder
@@ -361,9 +373,12 @@ def _smac_facade(
         own["random_design"] = facade.get_random_design(scenario, probability=0)
         own["config_selector"] = facade.get_config_selector(scenario, retrain_after=1)
         own["acquisition_function"] = acquisition
-    # A Gaussian process costs more to ask than a forest.
-    effort = {"challengers": 500, "local_search_iterations": 7} if own else {"challengers": 1000}
-    maximizer = facade.get_acquisition_maximizer(scenario, **effort)
+    if acquisition is None:
+        maximizer = facade.get_acquisition_maximizer(scenario, challengers=1000)
+    else:  # a Gaussian process costs more to ask than a forest
+        maximizer = LocalAndSortedRandomSearch(
+            space, challengers=300, local_search_iterations=5, n_steps_plateau_walk=3, seed=seed
+        )
     _order_start_points(maximizer._local_search)
     facade = facade(
         scenario,

@@ -17,6 +17,7 @@ from torch import nn
 from dsnn_utils.conversion import convert_to_shift, shiftable_layers
 from dsnn_utils.data import Dataset, require, take_fraction
 from dsnn_utils.energy import modelled_energy, operation_counts
+from dsnn_utils.layers import ShiftSpec
 from dsnn_utils.meter import EnergyMeter
 from dsnn_utils.models import MODELS, build_model
 from dsnn_utils.space import to_spec
@@ -31,6 +32,7 @@ from dsnn_utils.training import (
 )
 
 TRAINING = ("optimizer", "lr", "momentum", "weight_decay", "batch_size", "epochs")
+FORMAT = ("weight_bits", "activation_integer_bits", "activation_fraction_bits")
 MODELLED = {
     "energy_modelled_j_per_image": ["energy_modelled_j_per_image"],
     "energy_modelled_with_memory_j_per_image": [
@@ -162,21 +164,24 @@ def energy_function(
     if objective not in MODELLED:
         raise ValueError(f"objective={objective!r}: must be one of {', '.join(MODELLED)}")
     names = shiftable_layers(model)
+    shifted = convert_to_shift(model, len(names), ShiftSpec("Q"))
 
     def by_layer(network: nn.Module) -> pd.Series:
         table = operation_counts(network, input_shape)
         return table[MODELLED[objective]].sum(axis=1).groupby(table["layer"]).sum()
 
-    unshifted = by_layer(model)
+    plain = by_layer(model)
     by_depth: dict[tuple, np.ndarray] = {}
 
     def energy_of(point: Mapping) -> float:
         width = point["activation_integer_bits"] + point["activation_fraction_bits"]
         key = (width, point["weight_bits"])
         if key not in by_depth:
-            shifted = by_layer(convert_to_shift(model, len(names), to_spec(point)))
-            change = (shifted - unshifted).reindex(names).to_numpy()
-            by_depth[key] = unshifted.sum() + np.concatenate([[0.0], np.cumsum(change)])
+            spec = ShiftSpec("Q", *(point[name] for name in FORMAT))  # PS takes the same operations
+            for name in names:
+                shifted.get_submodule(name).spec = spec
+            change = (by_layer(shifted) - plain).reindex(names).to_numpy()
+            by_depth[key] = plain.sum() + np.concatenate([[0.0], np.cumsum(change)])
         return float(by_depth[key][point["shift_depth"]])
 
     return energy_of
