@@ -27,15 +27,23 @@ ENERGIES += ("energy_measured_kwh",)
 def grid_points(levels: Mapping[str, Sequence]) -> list[dict]:
     """All combinations of the levels, the last name varying fastest.
 
+    A name "a, b" stands for hyperparameters that change together; its levels are lists.
+
     >>> grid_points({"shift_depth": [10, 20], "weight_bits": [3]})
     [{'shift_depth': 10, 'weight_bits': 3}, {'shift_depth': 20, 'weight_bits': 3}]
 
     Raises ValueError for levels that are no lists of at least one value.
     """
-    for name, values in levels.items():
+    axes = []
+    for names, values in levels.items():
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
-            raise ValueError(f"grid: {name}={values!r}: must be a list of at least one value")
-    return [dict(zip(levels, row, strict=True)) for row in itertools.product(*levels.values())]
+            raise ValueError(f"grid: {names}={values!r}: must be a list of at least one value")
+        split = [name.strip() for name in names.split(",")]
+        together = values if len(split) > 1 else [[value] for value in values]
+        if any(isinstance(v, str) or len(v) != len(split) for v in together):
+            raise ValueError(f"grid: {names}={values!r}: must be lists of {len(split)} values")
+        axes.append([dict(zip(split, row, strict=True)) for row in together])
+    return [dict(itertools.chain(*(d.items() for d in row))) for row in itertools.product(*axes)]
 
 
 def complete_points(points: Sequence[Mapping], max_depth: int, epochs: int) -> list[dict]:

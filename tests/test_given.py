@@ -69,6 +69,10 @@ def test_bad_points(point, message):
 def test_a_grid_is_the_product_of_its_levels():
     points = grid_points({"shift_depth": [0, 20], "weight_bits": [2, 3, 4]})
     assert len(points) == 6 and points[1] == {"shift_depth": 0, "weight_bits": 3}
+    together = grid_points({"activation_integer_bits, activation_fraction_bits": [[4, 4], [8, 6]]})
+    assert together[1] == {"activation_integer_bits": 8, "activation_fraction_bits": 6}
+    with pytest.raises(ValueError, match="grid: lr, momentum=.*must be lists of 2 values"):
+        grid_points({"lr, momentum": [[0.1]]})
     for levels in (3, [], "Q"):
         with pytest.raises(ValueError, match="grid: weight_bits=.*must be a list"):
             grid_points({"weight_bits": levels})

@@ -116,7 +116,7 @@ def test_the_prior_of_the_surrogate_has_the_right_gradient():
 
 
 def test_the_model_takes_over_after_the_initial_design():
-    done = drive(make(), 40)
+    done = drive(make(), 24)
     origins = [origin for _, origin, _ in done]
     assert origins[:4] == ["initial"] * 4 and set(origins[4:]) <= {"model", "promoted"}
     space = dsnn_space(20, 8)
@@ -134,7 +134,7 @@ def test_the_model_takes_over_after_the_initial_design():
 
 
 def test_it_beats_its_own_random_design():
-    model, chance = drive(make(), 40), drive(make(n_initial=40), 40)
+    model, chance = drive(make(), 30), drive(make(n_initial=30), 30)
     found, base = (
         moocore.hypervolume(np.array([c for _, _, c in done]) / [1, 92], ref=[0.9, 1])
         for done in (model, chance)
@@ -143,12 +143,12 @@ def test_it_beats_its_own_random_design():
 
 
 def test_the_same_answers_give_the_same_questions():
-    first = drive(make(seed=1), 25)
-    assert drive(make(seed=1), 25, told=first[:12]) == first
-    assert drive(make(seed=2), 25) != first
+    first = drive(make(seed=1), 14)
+    assert drive(make(seed=1), 14, told=first[:8]) == first
+    assert drive(make(seed=2), 6) != first[:6]
 
 
-SCRIPT = "from tests.test_strategies import drive, make; print(drive(make(), 20))"
+SCRIPT = "from tests.test_strategies import drive, make; print(drive(make(), 10))"
 
 
 def test_the_hash_seed_changes_nothing():
