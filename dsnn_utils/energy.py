@@ -60,6 +60,9 @@ OBJECTIVES = {
     "energy_measured_kwh": Objective("kWh", "measured energy of the trial's training"),
     "emissions_gco2eq": Objective("gCO2eq", "emissions of the measured energy in the chosen grid"),
     "water_l": Objective("L", "water for the measured energy, needs wue_l_per_kwh over 0"),
+    "embodied_gco2eq": Objective(
+        "gCO2eq", "share of the hardware's manufacturing emissions, by duration and assumptions"
+    ),
     "duration_s": Objective("s", "wall-clock time of the trial"),
 }
 

@@ -85,6 +85,7 @@ AXES = {
     "energy_measured_kwh": ("Measured energy of the trial (Wh)", 1e3),
     "water_l": ("Water for the measured energy (mL)", 1e3),
     "emissions_gco2eq": ("Measured emissions of the trial (gCO₂eq)", 1),
+    "embodied_gco2eq": ("Embodied emissions of the trial (gCO₂eq)", 1),
     "duration_s": ("Duration (s)", 1),
     "trial": ("Trials", 1),
     "epochs": ("Training epochs spent", 1),

@@ -17,6 +17,7 @@ from torch import nn
 from dsnn_utils.conversion import convert_to_shift, shiftable_layers
 from dsnn_utils.data import Dataset, require, take_fraction
 from dsnn_utils.energy import modelled_energy, operation_counts
+from dsnn_utils.footprint import embodied_emissions_gco2eq
 from dsnn_utils.layers import ShiftSpec
 from dsnn_utils.meter import EnergyMeter
 from dsnn_utils.models import MODELS, build_model
@@ -98,7 +99,8 @@ def run_trial(
     The row holds the result columns of the trials table: validation accuracy (0..1), cross
     entropy (nats) and loss (validation error), modelled energy (J per image), duration (s) and
     status; with a `meter` also the measured energy of the training with its validation (kWh), its
-    emissions (gCO2eq) and water (L), empty where the reading cannot be trusted. `test` adds the
+    emissions (gCO2eq) and water (L), empty where the reading cannot be trusted. `embodied_gco2eq`
+    follows from the duration, with the assumptions of `footprint`. `test` adds the
     accuracy on the test set: for final evaluations only.
     A training that diverges gives status DIVERGED with the reason, not an exception.
     """
@@ -147,6 +149,7 @@ def run_trial(
     if test and row["status"] == "SUCCESS":
         row["test_accuracy"] = evaluate(network, data.test, data, device=recipe.device)["accuracy"]
     row["duration_s"] = time.perf_counter() - started
+    row["embodied_gco2eq"] = embodied_emissions_gco2eq(row["duration_s"])
     return row, network, history
 
 

@@ -9,6 +9,7 @@ differ, and a search that resumes needs all three. Serially all are the row's nu
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -38,7 +39,8 @@ COLUMNS = (
     + ("shift_depth", "max_shift_depth", *HYPERPARAMETERS[1:], "train_size")
     + ("val_accuracy", "val_cross_entropy", "loss", "energy_modelled_j_per_image")
     + ("energy_modelled_with_memory_j_per_image", "energy_measured_kwh", "emissions_gco2eq")
-    + ("water_l", "energy_measured_method", "duration_s", "started_at", "asked_after")
+    + ("water_l", "embodied_gco2eq", "energy_measured_method", "duration_s", "started_at")
+    + ("asked_after",)
 )
 STATUSES = ("SUCCESS", "CRASHED", "DIVERGED", "TIMEOUT", "MEMORYOUT")
 
@@ -66,6 +68,8 @@ def read_trials(path: str | Path) -> pd.DataFrame:
         raise ValueError(f"trials={str(path)!r}: is damaged: {error}") from error
     if "trial" in table.columns and "asked_after" not in table.columns:
         table["asked_after"] = table["trial"]  # by a serial search
+    if "embodied_gco2eq" not in table.columns:  # by an earlier version
+        table["embodied_gco2eq"] = math.nan
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise ValueError(f"trials={str(path)!r}: lacks the columns {', '.join(missing)}")
