@@ -3,7 +3,8 @@
 Everything here reads a trials table (one row per configuration, shift depth and seed) and nothing
 else; every objective is minimised. Each (configuration, shift depth) pair is a network of its own,
 so a front is taken over all successful rows, never over the deepest rows only. moocore computes
-dominance, hypervolume and the empirical attainment function; optuna computes fANOVA.
+dominance, hypervolume and the empirical attainment function; optuna computes fANOVA; ablation
+paths and partial dependence are predictions of scikit-learn's extra trees.
 """
 
 import warnings
@@ -37,6 +38,7 @@ CONFIGURATION = (
     "data_fraction",
 )
 LOG_SCALED = ("lr", "weight_decay")
+ACTIVATION_BITS = ("activation_integer_bits", "activation_fraction_bits")
 
 CHOICE_RULES = ("knee", "dominates_default", "energy_budget", "accuracy_floor")
 
@@ -609,13 +611,7 @@ def depth_rank_correlation(
     """
     if minimum < 3:
         raise ValueError(f"minimum={minimum}: must be an integer of at least 3")
-    require_columns(trials, ["shift_depth"])
-    rows = successful(trials, [objective])
-    key = [name for name in ("seed", *CONFIGURATION) if name in rows.columns]
-    wide = rows.pivot_table(
-        objective, rows.groupby(key, dropna=False).ngroup(), "shift_depth", aggfunc="mean"
-    )
-    wide = wide[wide.notna().sum(axis=1) > 1]
+    wide = _by_depth(trials, objective)
     seen = wide.notna().to_numpy(int)
     shared = seen.T @ seen
     pairs = []
@@ -625,6 +621,51 @@ def depth_rank_correlation(
             rho = both.iloc[:, 0].corr(both.iloc[:, 1]) if (both.nunique() > 1).all() else np.nan
             pairs.append((int(wide.columns[a]), int(wide.columns[b]), int(shared[a, b]), rho))
     return pd.DataFrame(pairs, columns=["low_depth", "high_depth", "configurations", "spearman"])
+
+
+def _by_depth(trials: pd.DataFrame, objective: str) -> pd.DataFrame:
+    """The objective of configurations tried at several depths: a row each, a column per depth.
+
+    The same configuration under another seed is another row; the index holds the seed.
+    """
+    require_columns(trials, ["shift_depth"])
+    rows = successful(trials, [objective])
+    rows = rows if "seed" in rows else rows.assign(seed=0)
+    key = ["seed", *[name for name in CONFIGURATION if name in rows.columns]]
+    rows["configuration"] = rows.groupby(key, dropna=False).ngroup()
+    index = ["seed", "configuration"]
+    wide = rows.pivot_table(objective, index, "shift_depth", aggfunc="mean")
+    return wide[wide.notna().sum(axis=1) > 1]
+
+
+def promotion_report(trials: pd.DataFrame, objective: str = "loss") -> pd.DataFrame:
+    """How often is what looks better when shallow also better when deep?
+
+    Of all pairs of configurations that one run tried at the same two depths, the share in which the
+    better one at the lower depth is the better one at the higher depth too; ties at either depth
+    are left out. Columns `low_depth`, `high_depth`, `configurations`, `pairs`, `right` (pairs),
+    `share` (0..1) and `share_low`, `share_high`: Wilson's 95 % interval of a binomial proportion.
+    It counts pairs as independent; those of one configuration are not, so truly one knows less.
+    Chance is 0.5. The table is empty where no two configurations share two depths.
+    """
+    wide = _by_depth(trials, objective)
+    counts: dict[tuple, np.ndarray] = {}
+    for _, run in wide.groupby(level="seed"):
+        for i, low in enumerate(run):
+            for high in run.columns[i + 1 :]:
+                a, b = run[[low, high]].dropna().to_numpy().T
+                better, worse = a[:, None] < a, b[:, None] > b
+                right = int((better & (b[:, None] < b)).sum())
+                found = np.array([len(a), right + int((better & worse).sum()), right])
+                counts[low, high] = counts.get((low, high), 0) + found
+    rows = []
+    for (low, high), (configurations, pairs, right) in sorted(counts.items()):
+        if pairs:
+            interval = binomtest(int(right), int(pairs)).proportion_ci(method="wilson")
+            numbers = [int(v) for v in (low, high, configurations, pairs, right)]
+            rows.append((*numbers, right / pairs, interval.low, interval.high))
+    columns = ["low_depth", "high_depth", "configurations", "pairs", "right"]
+    return pd.DataFrame(rows, columns=[*columns, "share", "share_low", "share_high"])
 
 
 def importance(
@@ -707,3 +748,168 @@ def _fanova(run: pd.DataFrame, names: list[str], objective: str, seed: int, optu
         return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
     finally:
         optuna.logging.set_verbosity(verbosity)
+
+
+# --------------------------------------------------------------------------------- the surrogate
+
+
+class _Surrogate:
+    """Extra trees fitted to the successful trials, to predict an objective of any configuration.
+
+    `r2` is the share of the variance explained in trials that a tree has not seen (out of bag): 1
+    is perfect, 0 no better than the mean, less is worse. Categories are encoded one-hot, learning
+    rate and weight decay as logarithms; a missing number (such as the momentum of an optimizer that
+    has none) is a value of its own to the trees.
+    """
+
+    def __init__(self, trials: pd.DataFrame, objective: str, seed: int):
+        from sklearn.ensemble import ExtraTreesRegressor
+
+        require_columns(trials, ["shift_depth"])
+        self.rows = successful(trials, [objective])
+        self.names = [n for n in ("shift_depth", *CONFIGURATION) if n in trials.columns]
+        if len(self.rows) < 4 or self.rows[objective].nunique() < 2:
+            raise ValueError(
+                f"trials: must have at least 4 successful rows that differ in {objective}"
+            )
+        self.numbers = [n for n in self.names if _is_number(self.rows[n])]
+        features = self._encode(self.rows)
+        self._columns = features.columns
+        # Each tree learns from at most 2000 trials: more only take time.
+        self._forest = ExtraTreesRegressor(
+            100, bootstrap=True, max_samples=min(len(features), 2000), oob_score=True,
+            random_state=seed,
+        )  # fmt: skip
+        self._forest.fit(features.to_numpy(), self.rows[objective])
+        self.r2 = float(self._forest.oob_score_)
+
+    def _encode(self, rows: pd.DataFrame) -> pd.DataFrame:
+        numbers = rows[self.numbers].apply(pd.to_numeric).astype(float)
+        for name in set(LOG_SCALED) & set(numbers):
+            numbers[name] = np.log10(numbers[name].clip(lower=1e-12))
+        if set(ACTIVATION_BITS) <= set(numbers):  # shifts and adds work at their sum
+            numbers["activation_bits"] = numbers[list(ACTIVATION_BITS)].sum(axis=1, min_count=2)
+        texts = rows[[n for n in self.names if n not in self.numbers]].astype(str)
+        return numbers.join(pd.get_dummies(texts, dtype=float)) if len(texts.columns) else numbers
+
+    def predict(self, rows: pd.DataFrame) -> np.ndarray:
+        """What each tree predicts for each row, (trees, rows)."""
+        features = self._encode(rows).reindex(columns=self._columns, fill_value=0.0)
+        features = features.to_numpy(np.float32)
+        return np.array([tree.predict(features) for tree in self._forest.estimators_])
+
+
+def _is_number(column: pd.Series) -> bool:
+    return pd.to_numeric(column, errors="coerce").notna().equals(column.notna())
+
+
+def ablation_path(
+    trials: pd.DataFrame,
+    start: pd.Series,
+    target: pd.Series,
+    objective: str = "loss",
+    seed: int = 0,
+) -> pd.DataFrame:
+    """From `start` to `target`, one hyperparameter at a time, always the one that helps most.
+
+    Ablation (Fawcett & Hoos, J. Heuristics 2016) on a surrogate (Biedenkapp et al., AAAI 2017):
+    nothing is trained, all values are predictions of extra trees fitted to the trials, also of the
+    modelled energy, which could be calculated. If the optimizer changes, momentum goes with it.
+
+    One row per step, the first being `start`: `step`, `hyperparameter`, `from`, `to`, `predicted`
+    (the objective after the step), `spread` (standard deviation over the trees), `observed` (the
+    trial's own value; first and last row only) and `r2`, the share of the variance that the trees
+    explain in trials they have not seen. With `r2` near 0 or below, the path says nothing.
+    """
+    surrogate = _Surrogate(trials, objective, seed)
+    for label, row in (("start", start), ("target", target)):
+        missing = [name for name in surrogate.names if name not in row.index]
+        if missing:
+            raise ValueError(f"{label}={list(row.index)}: must have the hyperparameters {missing}")
+    point, goal = start[surrogate.names].to_dict(), target[surrogate.names].to_dict()
+    changes = {n: {n: goal[n]} for n in goal if _plain(point[n]) != _plain(goal[n])}
+    if "optimizer" in changes and "momentum" in goal:
+        changes.pop("momentum", None)
+        changes["optimizer"]["momentum"] = goal["momentum"]
+    predicted = surrogate.predict(pd.DataFrame([point]))[:, 0]
+    path = [(0, "", None, None, predicted.mean(), predicted.std())]
+    while changes:
+        candidates = surrogate.predict(pd.DataFrame([point | c for c in changes.values()]))
+        best = int(candidates.mean(axis=0).argmin())
+        name, predicted = list(changes)[best], candidates[:, best]
+        step = (len(path), name, point[name], goal[name], predicted.mean(), predicted.std())
+        path.append(step)
+        point |= changes.pop(name)
+    columns = ["step", "hyperparameter", "from", "to", "predicted", "spread"]
+    table = pd.DataFrame(path, columns=columns).assign(observed=np.nan, r2=surrogate.r2)
+    table.loc[table.index[[0, -1]], "observed"] = [
+        pd.to_numeric(row.get(objective), errors="coerce") for row in (start, target)
+    ]
+    return table
+
+
+def partial_dependence(
+    trials: pd.DataFrame,
+    hyperparameters: Sequence[str] = ("shift_depth", "weight_bits"),
+    objective: str = "loss",
+    seed: int = 0,
+    at_most: int = 20,
+    max_trials: int = 200,
+) -> pd.DataFrame:
+    """The objective over two hyperparameters, averaged over how all others were set in the trials.
+
+    Partial dependence (Friedman, Annals of Statistics 2001) of extra trees fitted to the trials:
+    the mean prediction over all (at most `max_trials`, sampled) successful trials with the two
+    values put in their place. "activation_bits" stands for integer plus fraction bits, shared out
+    as in each trial as far as both stay in the range tried. The grid has at most `at_most` values
+    of each, from the lowest to the highest tried.
+
+    Columns: the two names, `predicted`, `spread` (standard deviation over the trees) and `r2` (see
+    `ablation_path`). Where nothing was tried, a prediction continues the nearest trials.
+    """
+    surrogate = _Surrogate(trials, objective, seed)
+    rows = surrogate.rows
+    if len(set(hyperparameters)) != 2:
+        raise ValueError(f"hyperparameters={hyperparameters!r}: must be two different names")
+    if {"activation_bits"} & set(hyperparameters):
+        require_columns(rows, ACTIVATION_BITS)
+        rows = rows.assign(activation_bits=rows[list(ACTIVATION_BITS)].sum(axis=1, min_count=2))
+    possible = [n for n in [*surrogate.numbers, "activation_bits"] if n in rows]
+    for name in hyperparameters:
+        if name not in possible or rows[name].isna().all():
+            raise ValueError(f"hyperparameters={name!r}: must be one of {', '.join(possible)}")
+    one, two = hyperparameters
+    grid = pd.MultiIndex.from_product([_grid(rows[n], at_most) for n in hyperparameters])
+    sample = rows.sample(min(len(rows), max_trials), random_state=seed)
+    predictions = []
+    for values in grid:
+        filled = sample.copy()
+        for name, value in zip(hyperparameters, values, strict=True):
+            _put(filled, name, value)
+        predictions.append(filled)
+    every = surrogate.predict(pd.concat(predictions, ignore_index=True))
+    means = every.reshape(len(every), len(grid), len(sample)).mean(axis=2)
+    table = grid.to_frame(index=False, name=[one, two])
+    return table.assign(predicted=means.mean(axis=0), spread=means.std(axis=0), r2=surrogate.r2)
+
+
+def _grid(values: pd.Series, at_most: int) -> np.ndarray:
+    """From the lowest to the highest value; integers stay integers."""
+    values = pd.to_numeric(values).dropna()
+    low, high = values.min(), values.max()
+    if (values % 1 == 0).all():
+        number = int(min(at_most, high - low + 1))
+        return np.unique(np.linspace(low, high, number).round().astype(int))
+    return (np.geomspace if values.name in LOG_SCALED else np.linspace)(low, high, at_most)
+
+
+def _put(rows: pd.DataFrame, name: str, value: float) -> None:
+    if name != "activation_bits":
+        rows[name] = value
+        return
+    # In each row's proportion, as far as both parts stay within what was tried.
+    one, other = ACTIVATION_BITS
+    low = max(rows[one].min(), value - rows[other].max())
+    high = min(rows[one].max(), value - rows[other].min())
+    rows[one] = (rows[one] / rows["activation_bits"] * value).clip(low, max(low, high))
+    rows[other] = value - rows[one]

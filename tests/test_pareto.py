@@ -385,6 +385,166 @@ def test_importance_finds_the_hyperparameter_that_matters():
     pd.testing.assert_frame_equal(result, pareto.importance(rows, "loss"))  # the seed decides
 
 
+def repeated(losses: dict[int, list], seed: int = 0) -> pd.DataFrame:
+    """Configurations tried at several depths: {depth: the loss of each, None where not tried}."""
+    parts = []
+    for depth, values in losses.items():
+        rows = table(np.column_stack([values, np.ones(len(values))]).astype(float), seed)
+        bits = {"shift_type": "Q", "weight_bits": 4, "activation_fraction_bits": 4}
+        parts.append(rows.assign(shift_depth=depth, **bits))
+    rows = pd.concat(parts, ignore_index=True)
+    rows.loc[rows["loss"].isna(), "status"] = "CRASHED"
+    return rows
+
+
+def test_promotion_report_counts_pairs_without_ties_and_within_a_seed():
+    rows = repeated({2: [1, 2, 3, 3, 4], 20: [1, 3, 2, 4, None]})
+    (report,) = pareto.promotion_report(rows).to_dict("records")
+    # Pairs of the first four without the tie (3, 3): right are 12, 13, 14, 24; wrong is 23.
+    assert [report[n] for n in ("low_depth", "high_depth", "configurations")] == [2, 20, 4]
+    assert (report["pairs"], report["right"], report["share"]) == (5, 4, 0.8)
+    z, n, p = 1.959964, 5, 0.8  # Wilson (1927)
+    middle, half = p + z**2 / 2 / n, z * np.sqrt(p * (1 - p) / n + z**2 / 4 / n**2)
+    ends = [(middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)]
+    assert [report["share_low"], report["share_high"]] == pytest.approx(ends)
+    both = pareto.promotion_report(pd.concat([rows, repeated({2: [9, 8], 20: [9, 8]}, seed=1)]))
+    assert both[["configurations", "pairs", "right"]].to_numpy().tolist() == [[6, 6, 5]]
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_promotion_report_agrees_with_counting_one_by_one(seed):
+    rng = np.random.default_rng(seed)
+    losses = {d: rng.integers(0, 4, 7).astype(float) for d in (2, 7, 20)}
+    report = pareto.promotion_report(repeated(losses)).set_index(["low_depth", "high_depth"])
+    for a, b in itertools.combinations(losses, 2):
+        pairs = itertools.combinations(zip(losses[a], losses[b], strict=True), 2)
+        signs = [(x[0] - y[0]) * (x[1] - y[1]) for x, y in pairs]
+        right, wrong = sum(s > 0 for s in signs), sum(s < 0 for s in signs)
+        if right + wrong:
+            assert report.loc[(a, b), ["pairs", "right"]].tolist() == [right + wrong, right]
+        else:
+            assert (a, b) not in report.index
+
+
+def test_promotion_report_is_empty_without_repeated_configurations():
+    assert pareto.promotion_report(random_table(30)).empty
+    assert "share" in pareto.promotion_report(repeated({2: [1.0], 20: [2.0]}))
+    assert pareto.promotion_report(repeated({2: [1.0, 1.0], 20: [2.0, 3.0]})).empty  # only ties
+
+
+# --- predictions ---------------------------------------------------------------------------------
+
+
+def known_table(n: int = 200, seed: int = 0) -> pd.DataFrame:
+    """Loss depends on the optimizer (most), the learning rate and weight bits; energy on depth."""
+    rng = np.random.default_rng(seed)
+    optimizer = rng.choice(OPTIMIZERS, n)
+    lr, bits, depth = 10 ** rng.uniform(-3, -1, n), rng.integers(2, 9, n), rng.integers(1, 21, n)
+    loss = 0.4 * (optimizer == "SGD") + 0.1 * np.abs(np.log10(lr) + 2) + 0.01 * (8 - bits)
+    rows = table(np.column_stack([loss, 1e-6 * (21 - depth)]), lr=lr, weight_bits=bits,
+                 optimizer=optimizer, shift_depth=depth)  # fmt: skip
+    momentum = rng.uniform(0, 0.9, n)
+    return rows.assign(momentum=np.where(np.isin(optimizer, ["SGD", "RMSprop"]), momentum, np.nan))
+
+
+KNOWN = known_table()
+START = KNOWN[KNOWN["optimizer"] == "SGD"].sort_values("loss").iloc[-1]
+TARGET = KNOWN[KNOWN["optimizer"] == "Adam"].sort_values("loss").iloc[0]
+
+
+def test_ablation_path_begins_with_what_matters_and_ends_at_the_target():
+    path = pareto.ablation_path(KNOWN, START, TARGET)
+    assert path["hyperparameter"].tolist()[:2] == ["", "optimizer"]
+    assert path.loc[1, ["from", "to"]].tolist() == ["SGD", "Adam"]
+    assert "momentum" not in set(path["hyperparameter"])  # it goes with the optimizer
+    names = ["shift_depth", *[n for n in pareto.CONFIGURATION if n in KNOWN]]
+    changed = {n for n in names if START[n] != TARGET[n]} - {"momentum"}
+    assert set(path["hyperparameter"][1:]) == changed and path["step"].is_monotonic_increasing
+    assert path["predicted"].iloc[1] < path["predicted"].iloc[0] - 0.2
+    ends = path["observed"].iloc[[0, -1]].tolist()
+    assert (
+        ends == [START["loss"], TARGET["loss"]] and path["observed"].isna().sum() == len(path) - 2
+    )
+    assert path["predicted"].iloc[[0, -1]].tolist() == pytest.approx(ends, abs=0.1)
+    assert (path["r2"] > 0.7).all() and (path["spread"] >= 0).all()
+    pd.testing.assert_frame_equal(path, pareto.ablation_path(KNOWN, START, TARGET))
+
+
+def test_ablation_path_of_energy_begins_with_depth():
+    start, target = KNOWN.sort_values("shift_depth").iloc[[0, -1]].iloc
+    path = pareto.ablation_path(KNOWN, start, target, ENERGY)
+    assert path["hyperparameter"][1] == "shift_depth"
+
+
+def test_ablation_path_takes_each_time_the_best_of_all_changes():
+    path = pareto.ablation_path(KNOWN, START, TARGET)
+    surrogate = pareto._Surrogate(KNOWN, "loss", 0)
+    point, left = START.copy(), path["hyperparameter"].tolist()[1:]
+    for name, predicted in zip(left.copy(), path["predicted"][1:], strict=True):
+        found = {}
+        for other in left:
+            changed = point.copy()
+            for part in (other, "momentum") if other == "optimizer" else (other,):
+                changed[part] = TARGET[part]
+            found[other] = surrogate.predict(changed.to_frame().T).mean(), changed
+        assert found[name][0] == min(value for value, _ in found.values()) == predicted
+        point = found[name][1]
+        left.remove(name)
+
+
+def test_ablation_path_momentum_is_a_step_of_its_own_where_the_optimizer_stays():
+    one, other = KNOWN[KNOWN["optimizer"] == "SGD"].iloc[[0, 1]].iloc
+    path = pareto.ablation_path(KNOWN, one, other)
+    assert "momentum" in set(path["hyperparameter"]) - {"optimizer"}
+
+
+def test_ablation_path_from_a_failed_default_and_to_itself():
+    rows = KNOWN.copy()
+    rows.loc[START.name, ["status", "loss"]] = ["DIVERGED", np.nan]
+    path = pareto.ablation_path(rows, rows.loc[START.name], TARGET)
+    assert np.isnan(path["observed"].iloc[0]) and path["predicted"].notna().all()
+    assert pareto.ablation_path(KNOWN, TARGET, TARGET)["hyperparameter"].tolist() == [""]
+
+
+def test_partial_dependence_is_the_mean_prediction_over_the_trials():
+    result = pareto.partial_dependence(KNOWN, ("shift_depth", "weight_bits"))
+    assert len(result) == 20 * 7 and (result["r2"] > 0.7).all()
+    surrogate = pareto._Surrogate(KNOWN, "loss", 0)
+    for row in result.sample(4, random_state=0).itertuples():
+        filled = KNOWN.assign(shift_depth=row.shift_depth, weight_bits=row.weight_bits)
+        assert row.predicted == pytest.approx(surrogate.predict(filled).mean())
+    over_bits = result.groupby("weight_bits")["predicted"].mean()
+    assert over_bits[2] > over_bits[8] + 0.03
+    energy = pareto.partial_dependence(KNOWN, ("shift_depth", "lr"), ENERGY)
+    over_depth = energy.groupby("shift_depth")["predicted"].mean()
+    assert over_depth.is_monotonic_decreasing and energy["lr"].nunique() == 20
+    np.testing.assert_allclose(over_depth, 1e-6 * (21 - over_depth.index), atol=1.5e-6)
+
+
+def test_partial_dependence_of_the_sum_of_activation_bits():
+    rng = np.random.default_rng(0)
+    rows = known_table(300).assign(activation_integer_bits=rng.integers(2, 33, 300),
+                                   activation_fraction_bits=rng.integers(2, 33, 300))  # fmt: skip
+    total = rows["activation_integer_bits"] + rows["activation_fraction_bits"]
+    rows["loss"] = total / 64
+    result = pareto.partial_dependence(rows, ("shift_depth", "activation_bits"))
+    over_bits = result.groupby("activation_bits")["predicted"].mean()
+    assert (over_bits.index.min(), over_bits.index.max()) == (total.min(), total.max())
+    assert np.abs(over_bits - over_bits.index / 64).max() < 0.1
+
+
+def test_predictions_stand_failed_trials_one_seed_and_few_trials():
+    rows = random_table(30).assign(weight_bits=4)
+    assert (rows["status"] != "SUCCESS").any()
+    good = rows[rows["status"] == "SUCCESS"]
+    path = pareto.ablation_path(rows, good.iloc[0], good.iloc[1])
+    pd.testing.assert_frame_equal(path, pareto.ablation_path(good, good.iloc[0], good.iloc[1]))
+    assert np.isfinite(pareto.partial_dependence(rows)["predicted"]).all()
+    plain = table(np.arange(8).reshape(4, 2)).assign(shift_type=None, weight_bits=np.nan)
+    assert len(pareto.ablation_path(plain, plain.iloc[0], plain.iloc[1])) > 1
+
+
 # --- what real tables contain --------------------------------------------------------------------
 
 
@@ -424,6 +584,24 @@ def test_errors_say_what_is_wrong():
         pareto.attainment(rows, percentiles=[101])
     with pytest.raises(ValueError, match="at least 4 successful rows"):
         pareto.importance(pd.concat([rows, rows.assign(shift_depth=3)]), "loss")
+    for function in (pareto.partial_dependence, lambda t: pareto.ablation_path(t, START, TARGET)):
+        with pytest.raises(ValueError, match="at least 4 successful rows that differ in loss"):
+            function(KNOWN[:3])
+        with pytest.raises(ValueError, match=r"must have the columns \['shift_depth'\]"):
+            function(KNOWN.drop(columns="shift_depth"))
+        with pytest.raises(ValueError, match=r"must have the columns \['loss'\]"):
+            function(KNOWN.drop(columns="loss"))
+    with pytest.raises(ValueError, match=r"target=.*must have the hyperparameters \['lr'\]"):
+        pareto.ablation_path(KNOWN, START, TARGET.drop("lr"))
+    with pytest.raises(ValueError, match="hyperparameters='optimizer': must be one of shift_depth"):
+        pareto.partial_dependence(KNOWN, ("shift_depth", "optimizer"))
+    with pytest.raises(ValueError, match="hyperparameters=.*must be two different names"):
+        pareto.partial_dependence(KNOWN, ("lr", "lr"))
+    with pytest.raises(ValueError, match=r"must have the columns \['activation_fraction_bits'\]"):
+        rows = KNOWN.drop(columns="activation_fraction_bits")
+        pareto.partial_dependence(rows, ("shift_depth", "activation_bits"))
+    with pytest.raises(ValueError, match=r"must have the columns \['shift_depth'\]"):
+        pareto.promotion_report(KNOWN.drop(columns="shift_depth"))
 
 
 def test_ten_thousand_rows_are_analysed_by_every_function():
@@ -437,3 +615,9 @@ def test_ten_thousand_rows_are_analysed_by_every_function():
     assert len(pareto.accuracy_drop(rows)) == 15
     pareto.depth_rank_correlation(rows)
     pareto.solution_card(rows, front.iloc[0])
+    assert len(pareto.ablation_path(rows, rows.iloc[0], front.iloc[0])) > 3
+    assert len(pareto.partial_dependence(rows, ("shift_depth", "activation_bits"))) > 100
+    deep = rows.assign(shift_depth=np.arange(len(rows)) % 2, weight_bits=4, shift_type="Q",
+                       activation_fraction_bits=4, lr=np.arange(len(rows)) // 2)  # fmt: skip
+    report = pareto.promotion_report(deep.assign(optimizer="SGD", momentum=0.9))
+    assert report["pairs"].sum() > 10_000 and report["share"].between(0.45, 0.55).all()
