@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from dsnn_utils import pareto
@@ -53,6 +54,7 @@ from dsnn_utils.style import (
 __all__ = [
     "LiveFront",
     "TwoFaced",
+    "plot_ablation",
     "plot_accuracy_drop",
     "plot_break_even",
     "plot_depth_and_bits",
@@ -67,6 +69,8 @@ __all__ = [
     "plot_network",
     "plot_noise",
     "plot_parallel",
+    "plot_partial_dependence",
+    "plot_promotions",
     "plot_published",
     "plot_rounding",
     "plot_rounding_bias",
@@ -704,6 +708,136 @@ def plot_importance(tables: Mapping[str, pd.DataFrame], top: int = 8) -> TwoFace
     return TwoFaced(figure, data=data, description="fANOVA importance for " + ", ".join(tables))
 
 
+def _change(step) -> str:
+    """One step of an ablation path in words: "Optimizer: SGD → RAdam"."""
+    values = []
+    for value in (step["from"], step["to"]):
+        number = isinstance(value, int | float | np.number)
+        values.append("none" if pd.isna(value) else f"{value:.3g}" if number else str(value))
+    name = NAMES.get(step["hyperparameter"], step["hyperparameter"]).split(" (")[0]
+    return f"{name}: {' → '.join(values)}"
+
+
+def _trust(r2: float) -> str:
+    """How well a surrogate predicts trials it has not seen."""
+    return f"R² = {r2:.2f}".replace("-", "−") + (": no guide" if r2 < 0.1 else "")
+
+
+@styled
+def plot_ablation(paths: Mapping[str, pd.DataFrame]) -> TwoFaced:
+    """From one configuration to another, {objective: `pareto.ablation_path(...)`}, a panel each.
+
+    A bar per step, from the prediction before it to the one after, with the spread of the latter
+    over the trees; diamonds are what the first and the last trial really had. R² is that of trials
+    the trees have not seen.
+    """
+    rows = max(len(path) for path in paths.values())
+    figure, axes = new_axes(TWO_COLUMNS, 1.15 + 0.2 * rows, 1, len(paths), squeeze=False)
+    for axis, (objective, path) in zip(axes[0], paths.items(), strict=True):
+        needed = ["step", "hyperparameter", "from", "to", "predicted", "spread", "observed", "r2"]
+        pareto.require_columns(path, needed)
+        label, factor = AXES[objective]
+        value, spread = factor * path["predicted"], factor * path["spread"]
+        change = value.diff()
+        colours = np.where(change > 0, VERMILION, BLUE)
+        axis.barh(path["step"][1:], change[1:], left=value[:-1], height=0.62, color=colours[1:])
+        for step in path["step"][1:]:
+            axis.plot(value[[step - 1] * 2], [step - 1, step], color=GREY, lw=0.7, zorder=1)
+        axis.errorbar(
+            value, path["step"], xerr=[np.minimum(spread, value), spread], fmt="o", color=BLACK,
+            ms=2.5, lw=0.7, capsize=1.5, zorder=3,
+        )  # fmt: skip
+        axis.plot(factor * path["observed"], path["step"], "D", mfc="none", mec=PINK, mew=1.4, ms=6,
+                  zorder=4)  # fmt: skip
+        names = ["start", *(_change(step) for _, step in path[1:].iterrows())]
+        axis.set_yticks(path["step"], names, fontsize=7)
+        axis.invert_yaxis()
+        axis.grid(axis="y", visible=False)
+        axis.set_title(_trust(path["r2"].iloc[0]), loc="right", fontsize=7, color=GREY)
+        axis.set_xlabel(label if len(label) < 25 else label.replace(" (", "\n("))
+    legend_above(figure, [
+        Patch(fc=BLUE, label="improves"),
+        Patch(fc=VERMILION, label="worsens"),
+        Line2D([], [], marker="o", color=BLACK, ms=2.5, lw=0.7, label="predicted, ± spread"),
+        Line2D([], [], marker="D", ls="", mfc="none", mec=PINK, mew=1.4, ms=6, label="observed"),
+    ])  # fmt: skip
+    data = pd.concat([path.assign(objective=name) for name, path in paths.items()])
+    steps = max(paths.values(), key=len)[1:].iterrows()
+    text = "; ".join(_change(step) for _, step in steps) or "no hyperparameter differs"
+    return TwoFaced(figure, data=data, description=f"Ablation path: {text}")
+
+
+BITS = {"weight_bits": "Weight bits", "activation_bits": "Activation bits\n(integer + fraction)"}
+
+
+@styled
+def plot_partial_dependence(
+    trials: pd.DataFrame, bits: Sequence[str] = tuple(BITS), seed: int = 0
+) -> TwoFaced:
+    """Predicted error and energy over shift depth and bits (`pareto.partial_dependence`).
+
+    A row of two maps for each of `bits` ("weight_bits", "activation_bits"), a column per objective,
+    with contours. Dots are the trials, slightly moved apart; rings those of the front. Far from
+    them a map only continues what is known elsewhere. R² is that of trials the trees have not seen.
+    """
+    import seaborn as sns
+
+    for name in bits:
+        if name not in BITS:
+            raise ValueError(f"bits={name!r}: must be one of {', '.join(BITS)}")
+    rows = pareto.successful(trials)
+    total = rows["activation_integer_bits"] + rows["activation_fraction_bits"]
+    rows = rows.assign(activation_bits=total)
+    front = rows.index.isin(pareto.pareto_front(rows).index)
+    figure, axes = new_axes(
+        TWO_COLUMNS, 0.5 + 1.85 * len(bits), len(bits), 2, sharex="all", sharey="row", squeeze=False
+    )
+    jitter = np.random.default_rng(0).uniform(-0.25, 0.25, (2, len(rows)))
+    tables = []
+    for axis_row, name in zip(axes, bits, strict=True):
+        for axis, objective in zip(axis_row, pareto.DEFAULT_OBJECTIVES, strict=True):
+            table = pareto.partial_dependence(trials, ("shift_depth", name), objective, seed)
+            tables.append(table.rename(columns={name: "bits"}).assign(of=name, objective=objective))
+            label, factor = AXES[objective]
+            matrix = factor * table.pivot(index=name, columns="shift_depth", values="predicted")
+            maps = "viridis_r" if objective == "loss" else "cividis_r"
+            flat = min(matrix.shape) == 1 or np.ptp(matrix) == 0
+            sns.heatmap(matrix, ax=axis, cmap=maps, rasterized=True, cbar=flat)
+            at = np.arange(matrix.shape[1]) + 0.5, np.arange(matrix.shape[0]) + 0.5
+            if not flat:  # labelled contours are the scale
+                lines = axis.contour(*at, matrix, levels=6, colors="white", linewidths=0.8)
+                lines.set_path_effects([withStroke(linewidth=1.8, foreground="#444444")])
+                for text in axis.clabel(lines, fontsize=7, fmt="%.3g"):
+                    text.set_bbox({"fc": "#444444", "ec": "none", "pad": 0.6})
+            x = np.interp(rows["shift_depth"], matrix.columns, at[0]) + jitter[0]
+            y = np.interp(rows[name], matrix.index, at[1]) + jitter[1]
+            axis.scatter(x, y, s=7, c=BLACK, ec="white", lw=0.3, rasterized=len(rows) > 100)
+            axis.scatter(x[front], y[front], s=34, fc="none", ec=PINK, lw=1.4)
+            axis.invert_yaxis()
+            for values, places, set_ticks in (
+                (matrix.columns, at[0], axis.set_xticks),
+                (matrix.index, at[1], axis.set_yticks),
+            ):
+                ticks = MaxNLocator(7, integer=True, steps=[1, 2, 5, 10]).tick_values(
+                    values[0], values[-1]
+                )
+                ticks = ticks[(values[0] <= ticks) & (ticks <= values[-1])].astype(int)
+                set_ticks(np.interp(ticks, values, places), ticks, rotation=0)
+            axis.set_title(label, loc="left")
+            axis.set_title(_trust(table["r2"].iloc[0]), loc="right", fontsize=7, color=GREY)
+            axis.set(xlabel="", ylabel="")
+        axis_row[0].set_ylabel(BITS[name])
+    for axis in axes[-1]:
+        axis.set_xlabel("Shift depth (layers)")
+    legend_above(figure, [
+        Line2D([], [], marker="o", ls="", color=BLACK, ms=2.8, label="a trial"),
+        Line2D([], [], marker="o", ls="", mfc="none", mec=PINK, mew=1.4, ms=6,
+               label="on the Pareto front"),
+    ])  # fmt: skip
+    text = "Partial dependence of validation error and modelled energy on shift depth and bits"
+    return TwoFaced(figure, data=pd.concat(tables, ignore_index=True), description=text)
+
+
 @styled
 def plot_depth_correlation(correlation: pd.DataFrame) -> TwoFaced:
     """Spearman rank correlation between depths, from `pareto.depth_rank_correlation`."""
@@ -737,6 +871,37 @@ def plot_depth_correlation(correlation: pd.DataFrame) -> TwoFaced:
     bar.set_label("Spearman's ρ of validation error")
     bar.outline.set_visible(False)
     return TwoFaced(figure, data=correlation, description="Rank correlation between shift depths")
+
+
+@styled
+def plot_promotions(report: pd.DataFrame, at_most: int = 12) -> TwoFaced:
+    """Share of right promotions per pair of depths, from `pareto.promotion_report`.
+
+    The `at_most` pairs of depths with the most pairs of configurations; the data has all.
+    """
+    needed = ["low_depth", "high_depth", "pairs", "share", "share_low", "share_high"]
+    pareto.require_columns(report, needed)
+    if report.empty:
+        raise ValueError("report: must have a row; no two configurations were tried at two depths")
+    shown = report.sort_values("pairs", ascending=False, kind="stable").head(at_most).sort_index()
+    figure, axis = new_axes(ONE_COLUMN * 1.2, 0.8 + 0.22 * len(shown))
+    y, share = np.arange(len(shown)), 100 * shown["share"]
+    ends = [share - 100 * shown["share_low"], 100 * shown["share_high"] - share]
+    axis.axvline(50, color=GREY, lw=0.8, ls="--")
+    axis.errorbar(share, y, xerr=ends, fmt="o", color=BLUE, ms=4.5, lw=1.2, capsize=2)
+    labels = [
+        f"{r.low_depth} → {r.high_depth} ({r.pairs} pair{'s' * (r.pairs > 1)})"
+        for r in shown.itertuples()
+    ]
+    axis.set_yticks(y, labels)
+    axis.set_ylim(len(shown) - 0.4, -0.6)
+    axis.set(xlim=(-2, 102), ylabel="Shift depth\n(layers)")
+    axis.set_xlabel("Right promotions (% of pairs); dashed: chance")
+    axis.grid(axis="y", visible=False)
+    text = "Share of right promotions between depths: " + ", ".join(
+        f"{label} {value:.0f} %" for label, value in zip(labels, share, strict=True)
+    )
+    return TwoFaced(figure, data=report, description=text)
 
 
 @styled

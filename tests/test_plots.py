@@ -116,6 +116,14 @@ FIGURES = {
         pd.DataFrame({"low_depth": [2], "high_depth": [7], "configurations": [9],
                       "spearman": [0.5]})
     ),
+    "promotions": lambda: plots.plot_promotions(
+        pd.DataFrame({"low_depth": [2, 2], "high_depth": [7, 20], "pairs": [1, 9],
+                      "share": [1.0, 0.4], "share_low": [0.2, 0.2], "share_high": [1.0, 0.6]})
+    ),
+    "ablation": lambda: plots.plot_ablation(
+        {n: pareto.ablation_path(TRIALS, *TRIALS.iloc[[0, 3]].iloc, n) for n in ("loss", ENERGY)}
+    ),
+    "partial_dependence": lambda: plots.plot_partial_dependence(TRIALS),
     "tradeoff": lambda: plots.plot_tradeoff(TRIALS),
     "accuracy_drop": lambda: plots.plot_accuracy_drop(SEEDS),
     "accuracy_drop_draws": lambda: plots.plot_accuracy_drop(
@@ -405,6 +413,64 @@ def test_tradeoff_shows_the_best_trial_of_each_cell(figures):
     assert np.isfinite(z).sum() == len(best)
     with pytest.raises(ValueError, match="bits='bits': must be one of"):
         plots.plot_tradeoff(TRIALS, "bits")
+
+
+def test_ablation_draws_each_step_from_one_prediction_to_the_next(figures):
+    path = pareto.ablation_path(TRIALS, *TRIALS.iloc[[0, 3]].iloc)
+    axis = figures["ablation"].static.axes[0]
+    bars = axis.patches
+    assert len(bars) == len(path) - 1 > 3
+    for bar, before, after in zip(bars, path["predicted"], path["predicted"][1:], strict=False):
+        assert bar.get_x() == pytest.approx(100 * before)
+        assert bar.get_x() + bar.get_width() == pytest.approx(100 * after)
+    labels = [t.get_text() for t in axis.get_yticklabels()]
+    assert labels[0] == "start" and len(labels) == len(path)
+    optimizer = path[path["hyperparameter"] == "optimizer"].iloc[0]
+    assert f"Optimizer: {optimizer['from']} → {optimizer['to']}" in labels
+    assert axis.get_title("right").startswith("R² = ")
+    nothing = pareto.ablation_path(TRIALS, TRIALS.iloc[0], TRIALS.iloc[0])
+    assert "no hyperparameter differs" in plots.plot_ablation({"loss": nothing}).description
+
+
+def test_ablation_says_when_the_forest_is_no_guide(figures):
+    rng = np.random.default_rng(0)
+    noise = TRIALS.assign(loss=rng.random(len(TRIALS)))
+    path = pareto.ablation_path(noise, *noise.iloc[[0, 3]].iloc)
+    axis = plots.plot_ablation({"loss": path}).static.axes[0]
+    assert path["r2"].iloc[0] < 0.1 and axis.get_title("right").endswith("no guide")
+
+
+def test_partial_dependence_maps_the_prediction_and_marks_each_trial(figures):
+    figure = figures["partial_dependence"]
+    assert len(figure.static.axes) == 4
+    table = pareto.partial_dependence(TRIALS, ("shift_depth", "weight_bits"))
+    mesh, *others = figure.static.axes[0].collections
+    expected = 100 * table.pivot(index="weight_bits", columns="shift_depth", values="predicted")
+    np.testing.assert_allclose(mesh.get_array(), expected.to_numpy())
+    marks = [c for c in others if len(c.get_offsets()) > 1 and len(c.get_sizes())]
+    trials, rings = marks
+    assert len(trials.get_offsets()) == (TRIALS["status"] == "SUCCESS").sum()
+    assert len(rings.get_offsets()) == len(pareto.pareto_front(TRIALS))
+    good = TRIALS[TRIALS["status"] == "SUCCESS"]
+    first = expected.columns.get_loc(good["shift_depth"].iloc[0]) + 0.5
+    assert abs(trials.get_offsets()[0, 0] - first) <= 0.25
+    with pytest.raises(ValueError, match="bits='bits': must be one of"):
+        plots.plot_partial_dependence(TRIALS, ["bits"])
+
+
+def test_partial_dependence_of_one_depth_and_of_many_trials():
+    one = plots.plot_partial_dependence(TRIALS.assign(shift_depth=7), ["weight_bits"])
+    assert len(one.static.axes) == 4  # colour bars in place of contours
+    assert len(plots.plot_partial_dependence(trials(6000), ["weight_bits"]).svg()) < 400_000
+
+
+def test_promotions_draw_shares_and_refuse_an_empty_report(figures):
+    axis = figures["promotions"].static.axes[0]
+    labels = [t.get_text() for t in axis.get_yticklabels()]
+    assert labels == ["2 → 7 (1 pair)", "2 → 20 (9 pairs)"]
+    assert "2 → 20 (9 pairs) 40 %" in figures["promotions"].description
+    with pytest.raises(ValueError, match="report: must have a row"):
+        plots.plot_promotions(pareto.promotion_report(TRIALS))
 
 
 def test_bins_cover_the_values_without_gaps():
