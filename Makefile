@@ -1,13 +1,14 @@
 # make demo   install, run every notebook on a small built-in data set, write runs/demo/report
 # make test   install, run the tests
+# make report RUN=runs/x   write what there is to know about a run to runs/x/report/run.html
 #
 # Both install into the active environment (venv or conda); without one they create .venv here.
 # conda's base environment does not count: it is not this project's.
 
-.PHONY: help demo test figures notebooks bench bench-search lint lab clean environment
+.PHONY: help demo test report figures notebooks bench bench-search lint lab clean environment
 
 help:
-	@sed -n '1,5s/^# \{0,1\}//p' Makefile
+	@sed -n '1,6s/^# \{0,1\}//p' Makefile
 	@echo 'Also: make lab | lint | figures | notebooks (re-execute the committed ones) |' \
 	    'bench | bench-search | clean'
 
@@ -47,6 +48,9 @@ demo: environment
 
 test: environment
 	@PYTHONHASHSEED=0 $(python) -m pytest
+
+report: environment
+	@$(python) -m dsnn_utils.report "$(or $(RUN),runs/demo)"
 
 # Remake every figure below figures/ from the tables committed there.
 figures: environment
