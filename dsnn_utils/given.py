@@ -15,7 +15,7 @@ from scipy import stats
 from dsnn_utils.execution import make_executor
 from dsnn_utils.pareto import require_columns
 from dsnn_utils.run_directory import locked, open_run, read_finished
-from dsnn_utils.space import check_configuration, dsnn_space, published_default
+from dsnn_utils.space import check_configuration, dsnn_space, plain, published_default
 from dsnn_utils.trials import HYPERPARAMETERS, read_trials, write_trials
 
 CURVE = "validation_accuracy_by_epoch"
@@ -44,6 +44,12 @@ def grid_points(levels: Mapping[str, Sequence]) -> list[dict]:
             raise ValueError(f"grid: {names}={values!r}: must be lists of {len(split)} values")
         axes.append([dict(zip(split, row, strict=True)) for row in together])
     return [dict(itertools.chain(*(d.items() for d in row))) for row in itertools.product(*axes)]
+
+
+def random_points(count: int, max_depth: int, seed: int = 0) -> list[dict]:
+    """The first `count` of one sequence of configurations drawn from the search space."""
+    space = dsnn_space(max_depth, seed=seed)
+    return [plain(space.sample_configuration()) for _ in range(count)]
 
 
 def complete_points(points: Sequence[Mapping], max_depth: int, epochs: int) -> list[dict]:

@@ -13,6 +13,7 @@ from dsnn_utils.given import (
     complete_points,
     grid_points,
     learning_curves,
+    random_points,
     summarise_points,
     train_points,
 )
@@ -64,6 +65,12 @@ def test_points_are_completed_with_the_default():
 def test_bad_points(point, message):
     with pytest.raises(ValueError, match=message):
         complete_points([point], 20, 4)
+
+
+def test_random_points_are_one_sequence():
+    five = random_points(5, 20)
+    assert random_points(3, 20) == five[:3] and len({str(p) for p in five}) == 5
+    assert complete_points(five, 20, 4)[0]["epochs"] == 4
 
 
 def test_a_grid_is_the_product_of_its_levels():
