@@ -16,6 +16,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from dsnn_utils import energy
+from dsnn_utils.trials import HYPERPARAMETERS
 
 DEFAULT_OBJECTIVES = ("loss", "energy_modelled_j_per_image")
 
@@ -23,20 +24,7 @@ DEFAULT_OBJECTIVES = ("loss", "energy_modelled_j_per_image")
 OBJECTIVES = (*energy.OBJECTIVES, "val_cross_entropy")
 
 #: Columns that make a configuration; together with `shift_depth` they make a network.
-CONFIGURATION = (
-    "shift_type",
-    "weight_bits",
-    "activation_integer_bits",
-    "activation_fraction_bits",
-    "rounding",
-    "batch_size",
-    "optimizer",
-    "lr",
-    "momentum",
-    "weight_decay",
-    "epochs",
-    "data_fraction",
-)
+CONFIGURATION = tuple(name for name in HYPERPARAMETERS if name != "shift_depth")
 LOG_SCALED = ("lr", "weight_decay")
 ACTIVATION_BITS = ("activation_integer_bits", "activation_fraction_bits")
 
