@@ -43,9 +43,10 @@ def make_strategy(
     trusted; `eta` is the share promoted by successive halving (the best 1/eta).
 
     `energy_of(point)` is the second objective where that is a modelled energy, known without a
-    training (`dsnn_utils.trial.energy_function`). With it, and shift depth as the fidelity,
-    "smac_mf" chooses configuration and depth together by expected hypervolume improvement; without
-    it, and for other objectives and fidelities, it is SMAC3's Hyperband with ParEGO.
+    training from depth and bits (`dsnn_utils.trial.energy_function`). With it, and shift depth as
+    the fidelity, "smac_mf" chooses configuration and depth together by expected hypervolume
+    improvement; without it, and for other objectives and fidelities, it is SMAC3's Hyperband with
+    ParEGO.
 
     Raises ValueError for an unknown name.
     """
