@@ -145,7 +145,7 @@ class LossModel(AbstractModel):
 class KnownEnergyImprovement(AbstractAcquisitionFunction):
     """Expected hypervolume improvement of configurations whose energy is computed, not predicted.
 
-    `energy_of(point)` is the energy of a point, of which it is given depth and bits alone. The front
+    `energy_of(point)` is the energy of a point; it is told depth and bits alone. The front
     is that of all trials the model saw, the reference point their worst loss and energy.
     """
 
