@@ -331,7 +331,8 @@ def _origin(config: Configuration) -> str:
     origin = config.origin or ""
     if "Initial Design" in origin:
         return "initial"
-    return "random" if "Random Search (max" in origin or origin == "Random Search" else "model"
+    drawn = "Random Search (max" in origin or origin in ("", "Random Search")
+    return "random" if drawn else "model"
 
 
 def _smac_facade(

@@ -13,7 +13,6 @@ from test_search import failing, run, synthetic
 
 from dsnn_utils import execution
 from dsnn_utils import search as search_module
-from dsnn_utils.ehvi import KnownEnergySearch
 from dsnn_utils.execution import InProcess, make_executor, run_safely
 from dsnn_utils.meter import EnergyMeter
 from dsnn_utils.search import SearchSettings
@@ -106,9 +105,9 @@ def test_more_workers_than_trials_before_the_model(strategy, tmp_path, shuffled)
 
 def test_known_energies_without_known_losses():
     settings = SearchSettings(max_depth=20, epochs=3)
-    search = KnownEnergySearch(settings.space(), settings.levels, lambda p: p["shift_depth"], 0, 4)
-    asked = [search.ask() for _ in range(6)]
-    assert {origin for _, origin in asked} == {"initial"}
+    search = settings.proposals(energy_of=lambda point: point["shift_depth"])
+    asked = [search.ask() for _ in range(settings.n_initial + 2)]
+    assert [o for _, o in asked] == ["initial"] * settings.n_initial + ["random"] * 2
     for point, _ in asked[:2]:
         search.tell(point, [0.5, point["shift_depth"]], True)
     assert search.ask()[1] in ("model", "promoted")
