@@ -38,9 +38,10 @@ def test_report_is_one_small_page_that_loads_nothing(run, capsys):
     assert path.stat().st_size < MAX_BYTES
     assert not LOADS.search(page)
     drawings = images(page)
-    assert len(drawings) == 7 and "No figure" not in page
+    assert len(drawings) == 6 and page.count("No figure") == 1
+    assert "no two configurations were tried at two depths" in page  # nothing was promoted
     text = "\n".join(drawings)
-    for label in ("Pareto front", "Hypervolume", "Importance", "Right promotions", "Inferences"):
+    for label in ("Pareto front", "Hypervolume", "Importance", "Inferences"):
         assert label in text
     assert "start" in text and "Shift depth" in text  # ablation path, partial dependence
     assert all("http" not in ref for ref in re.findall(r'href="([^"]*)"', text))
@@ -54,6 +55,12 @@ def test_report_is_one_small_page_that_loads_nothing(run, capsys):
         "No trial failed",
     ):
         assert value in page
+
+
+def test_promotions_are_drawn_where_configurations_were_promoted(tmp_path):
+    shutil.copytree(project_root() / "figures" / "cifar10_quick", tmp_path / "run")
+    page = report.write_run_report(tmp_path / "run").read_text(encoding="utf-8")
+    assert any("Right promotions" in drawing for drawing in images(page))
 
 
 def test_the_chosen_solution_is_that_of_the_results_if_they_are_of_this_table(run):
