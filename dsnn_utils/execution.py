@@ -142,6 +142,7 @@ class DaskWorkers:
 
         self._evaluate, self._timeout_s = evaluate, trial_timeout_s
         self._token = uuid.uuid4().hex  # tells this search from others on the same workers
+        self._environment = dict(os.environ)
         self._cluster = None if scheduler is not None else _local_cluster(n_workers)
         self._where = "the local cluster" if scheduler is None else f"scheduler={scheduler!r}"
         try:
@@ -173,6 +174,10 @@ class DaskWorkers:
         self._client.close()
         if self._cluster is not None:
             self._cluster.close()
+            # Dask sets variables of this process (PYTHONHASHSEED, threads) to pass them on.
+            for name in os.environ.keys() - self._environment.keys():
+                del os.environ[name]
+            os.environ.update(self._environment)
 
     def has_room(self) -> bool:
         self._look_for_workers()

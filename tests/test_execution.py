@@ -175,8 +175,9 @@ class Target:
 
 
 def test_two_local_workers(tmp_path, capfd):
-    target = Target(str(tmp_path / "unpickled"))
+    target, environment = Target(str(tmp_path / "unpickled")), dict(os.environ)
     trials = run(tmp_path / "run", target, strategy="random", n_workers=2)
+    assert dict(os.environ) == environment  # Dask's nannies change it
     assert sorted(trials["trial"]) == list(range(26)) and set(trials["status"]) == {"SUCCESS"}
     assert (trials.index - trials["asked_after"]).max() >= 1  # two at once
     workers = set(trials["pid"])
@@ -197,6 +198,7 @@ def test_two_local_workers(tmp_path, capfd):
 def scheduler():
     from distributed import LocalCluster
 
+    environment = dict(os.environ)
     with LocalCluster(
         n_workers=2,
         threads_per_worker=1,
@@ -205,6 +207,9 @@ def scheduler():
         silence_logs="CRITICAL",
     ) as cluster:
         yield cluster.scheduler_address
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
 
 
 def test_the_workers_of_a_scheduler_are_used_and_left_running(tmp_path, scheduler):
