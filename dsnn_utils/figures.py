@@ -18,9 +18,10 @@ from PIL import Image
 
 from dsnn_utils import pareto, plots
 from dsnn_utils.comparison import TABLES, read_comparison
+from dsnn_utils.given import learning_curves
 from dsnn_utils.runner import project_root
 from dsnn_utils.style import TwoFaced
-from dsnn_utils.trials import read_trials
+from dsnn_utils.trials import read_settings, read_trials
 
 # One figure a notebook, as its notebook saved it.
 THUMBNAILS = {
@@ -32,6 +33,7 @@ THUMBNAILS = {
     "06": "energy_depth",
     "07": "learning_curves",
 }
+FEW = 24
 THUMBNAIL_WIDTH = 300  # pixels, twice what README.md shows
 
 
@@ -49,16 +51,19 @@ def collect(runs: Sequence[Path], target: Path) -> None:
     (target / "search.json").write_text(json.dumps({"runs": infos}, indent=1) + "\n")
 
 
-def settings_of(run: Path) -> list[dict]:
-    """The settings of the run, or of each of the runs put together there."""
-    info = json.loads((run / "search.json").read_text())
-    return [one["settings"] for one in info.get("runs", [info])]
-
-
 def run_figures(run: Path) -> dict[str, TwoFaced]:
-    """The figures of a run, by name: front and trade-off of the first strategy in the table."""
-    trials = read_trials(run)
-    loss, cost = pareto.drawn_objectives(settings_of(run)[0]["objectives"])
+    """The figures of a run, by name.
+
+    Of a search: front and trade-off of the first strategy in the table, hypervolume of all. Of
+    given networks: their learning curves or, of more than `FEW` of them, the trade-off.
+    """
+    trials, settings = read_trials(run), read_settings(run)
+    if settings["strategy"] == "given":
+        if len(trials) <= FEW:
+            return {"learning_curves": plots.plot_learning_curves(learning_curves(trials))}
+        return {"tradeoff": plots.plot_tradeoff(trials, "activation_bits", pareto.ENERGIES[1])}
+    loss, cost = pareto.drawn_objectives(settings["objectives"])
+    modelled = pareto.modelled_objectives(settings["objectives"])
     main = trials[trials["strategy"] == trials["strategy"].iloc[0]]
     by = ["strategy", "seed"]
     curves = pareto.hypervolume_over(trials, objectives=(loss, cost), by=by)
@@ -68,7 +73,7 @@ def run_figures(run: Path) -> dict[str, TwoFaced]:
     return {
         "front": plots.plot_front(main, x=cost, y=loss, interactive=False),
         "hypervolume": plots.plot_hypervolume(curves, group),
-        "tradeoff": plots.plot_tradeoff(main, bits="activation_bits"),
+        "tradeoff": plots.plot_tradeoff(main, "activation_bits", modelled[1]),
     }
 
 

@@ -10,7 +10,7 @@ Sources:
   2021, arXiv 1905.13298.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -136,21 +136,22 @@ def compare(
     trials: pd.DataFrame | None = None,
     results: Mapping[str, float] | None = None,
     chosen: pd.Series | None = None,
+    objectives: Sequence[str] = pareto.DEFAULT_OBJECTIVES,
 ) -> pd.DataFrame:
     """Published values beside ours: columns what, published, relation, ours, unit, ratio,
     comparable, why, status, source.
 
     Ours are validation values of the trials table, whose `chosen` row (default: the row that
-    dominates the published default by the largest margin, else the knee) stands beside the
-    papers' Pareto solutions. Test accuracies (0..1) take the place of validation values: a column
-    `test_accuracy` of the table, or `results` of final trainings with any of the keys
+    dominates the published default in the `objectives` by the largest margin, else the knee) stands
+    beside the papers' Pareto solutions. Test accuracies (0..1) take the place of validation values:
+    a column `test_accuracy` of the table, or `results` of final trainings with any of the keys
     `default_test_accuracy`, `chosen_test_accuracy`, `plain_test_accuracy`, `best_test_accuracy`,
     `full_depth_q_test_accuracy` and `full_depth_ps_test_accuracy`.
 
     status: "reproduced" (comparable, at most one percentage point short), "differs" (comparable,
     shorter) or "not yet" (nothing comparable).
     """
-    ours = _our_rows(trials, chosen) if trials is not None else None
+    ours = _our_rows(trials, chosen, objectives) if trials is not None else None
     return pd.DataFrame([_compare_one(row, ours, results or {}) for row in PUBLISHED])
 
 
@@ -186,7 +187,7 @@ def _compare_one(row: Published, ours: dict | None, results: Mapping) -> dict:
     }
 
 
-def _our_rows(trials: pd.DataFrame, chosen: pd.Series | None) -> dict:
+def _our_rows(trials: pd.DataFrame, chosen: pd.Series | None, objectives: Sequence[str]) -> dict:
     """Our rows that published numbers may have a counterpart in."""
     pareto.require_columns(
         trials, ["dataset", "model", "origin", "shift_depth", "max_shift_depth", "val_accuracy"]
@@ -194,9 +195,9 @@ def _our_rows(trials: pd.DataFrame, chosen: pd.Series | None) -> dict:
     rows = pareto.successful(trials, ("loss",))
     if chosen is None:
         try:
-            chosen = pareto.best_dominating_default(trials)
+            chosen = pareto.best_dominating_default(trials, objectives)
         except ValueError:
-            chosen = pareto.knee(trials)
+            chosen = pareto.knee(trials, objectives)
     found = {"rows": rows, "chosen": chosen, "default": None}
     if len(pareto.default_rows(rows)):
         found["default"] = pareto.default_trial(rows)
@@ -293,31 +294,41 @@ FINDINGS = (
 )
 
 
-def findings(trials: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def findings(
+    trials: pd.DataFrame,
+    objectives: Sequence[str] = pareto.DEFAULT_OBJECTIVES,
+    seed: int = 0,
+) -> pd.DataFrame:
     """Published findings beside what our table says: columns finding, source, ours, holds.
+
+    Dominance and front are those of the `objectives`.
 
     `holds` is True, False or None (our table cannot tell). Importances are fANOVA's on the trials.
     """
     rows = []
     for finding, source, check in FINDINGS:
         try:
-            ours, holds = _check(trials, check, seed)
+            ours, holds = _check(trials, check, objectives, seed)
         except ValueError as error:
             ours, holds = f"not yet: {error}", None
         rows.append({"finding": finding, "source": source, "ours": ours, "holds": holds})
     return pd.DataFrame(rows)
 
 
-def _check(trials: pd.DataFrame, check: str, seed: int) -> tuple[str, bool]:
+def _check(
+    trials: pd.DataFrame, check: str, objectives: Sequence[str], seed: int
+) -> tuple[str, bool]:
     if check == "default_dominated":
         pareto.default_trial(pareto.successful(trials))
+        memory = " with memory" * (objectives[1] == pareto.ENERGIES[1])
+        in_what = f"(loss, modelled energy{memory})"
         try:
-            row = pareto.best_dominating_default(trials)
+            row = pareto.best_dominating_default(trials, objectives)
         except ValueError:
-            return "no trial dominates it (loss, modelled energy)", False
-        return f"trial {row['trial']} dominates it (loss, modelled energy)", True
+            return f"no trial dominates it {in_what}", False
+        return f"trial {row['trial']} of seed {row['seed']} dominates it {in_what}", True
     if check == "low_depths":
-        front = pareto.pareto_front(trials)
+        front = pareto.pareto_front(trials, objectives)
         low = (front["shift_depth"] <= front["max_shift_depth"] / 2).mean()
         return f"{100 * low:.0f} % of the front has at most half of the layers shifted", low >= 0.5
     if check == "transfer":

@@ -18,7 +18,9 @@ from scipy.stats import binomtest
 from dsnn_utils import energy
 from dsnn_utils.trials import HYPERPARAMETERS
 
-DEFAULT_OBJECTIVES = ("loss", "energy_modelled_j_per_image")
+#: Modelled energy of an inference: of the arithmetic, and with the traffic of memory.
+ENERGIES = ("energy_modelled_j_per_image", "energy_modelled_with_memory_j_per_image")
+DEFAULT_OBJECTIVES = ("loss", ENERGIES[0])
 
 #: Columns that may be minimised. Accuracy is maximised, hence absent: its objective is `loss`.
 OBJECTIVES = (*energy.OBJECTIVES, "val_cross_entropy")
@@ -132,7 +134,8 @@ def overview(rows: pd.DataFrame) -> pd.DataFrame:
         "optimizer": rows["optimizer"],
         "lr": rows["lr"].map("{:.3g}".format),
         "validation accuracy (%)": (100 * rows["val_accuracy"]).round(2),
-        "modelled energy (µJ/image)": (1e6 * rows["energy_modelled_j_per_image"]).round(3),
+        "modelled energy (µJ/image)": (1e6 * rows[ENERGIES[0]]).round(3),
+        "with memory (µJ/image)": (1e6 * rows[ENERGIES[1]]).round(3),
     }
     return pd.DataFrame(table).set_index(["seed", "trial"])
 
@@ -150,6 +153,12 @@ def drawn_objectives(objectives: Sequence[str]) -> tuple[str, str]:
     costs = [o for o in objectives if o not in ("loss", "val_cross_entropy")]
     loss = next((o for o in objectives if o not in costs), DEFAULT_OBJECTIVES[0])
     return loss, costs[0] if costs else DEFAULT_OBJECTIVES[1]
+
+
+def modelled_objectives(objectives: Sequence[str]) -> tuple[str, str]:
+    """Error and modelled energy, with memory if a search over `objectives` minimised that."""
+    with_memory = "energy_modelled_with_memory_j_per_image"
+    return DEFAULT_OBJECTIVES[0], with_memory if with_memory in objectives else ENERGIES[0]
 
 
 def pareto_front(
@@ -221,10 +230,10 @@ def reference_point(
 ) -> dict[str, float]:
     """The point the hypervolume is measured against, as {objective: value}.
 
-    `loss` has 1.0, the largest validation error. `energy_modelled_j_per_image` has the plain
-    network's energy, if it is given or the table has a successful row at depth 0. Everything else
-    has 1.1 times the worst successful value. Hypervolumes compare only under ONE reference point:
-    pass the same one for every table.
+    `loss` has 1.0, the largest validation error. A modelled energy has the plain network's, if it
+    is given (of the kind that is among the objectives) or the table has a successful row at depth
+    0. Everything else has 1.1 times the worst successful value. Hypervolumes compare only under
+    ONE reference point: pass the same one for every table.
     """
     rows = successful(trials, objectives)
     reference = {}
@@ -232,7 +241,7 @@ def reference_point(
         worst = 1.1 * rows[name].max()
         if name == "loss":
             worst = 1.0
-        elif name == "energy_modelled_j_per_image":
+        elif name in ENERGIES:
             plain = rows.loc[rows["shift_depth"] == 0, name] if "shift_depth" in rows else []
             if plain_energy_j_per_image is not None:
                 worst = plain_energy_j_per_image

@@ -29,6 +29,7 @@ from dsnn_utils.style import (
     BLUE,
     CATEGORIES,
     DEPTH_COLOURS,
+    GREEN,
     GREY,
     LIGHT,
     NAMES,
@@ -61,7 +62,10 @@ __all__ = [
     "plot_depth_correlation",
     "plot_energy_by_kind",
     "plot_energy_depth",
+    "plot_fidelities",
+    "plot_finals",
     "plot_front",
+    "plot_grid",
     "plot_grids",
     "plot_hypervolume",
     "plot_importance",
@@ -565,21 +569,22 @@ def plot_depth_and_bits(counts: pd.DataFrame) -> TwoFaced:
 
 PARALLEL = (
     "shift_depth", "shift_type", "weight_bits", "activation_integer_bits",
-    "activation_fraction_bits", "optimizer", "lr", "loss", "energy_modelled_j_per_image",
+    "activation_fraction_bits", "optimizer", "lr", "loss",
 )  # fmt: skip
 
 
 @styled
-def plot_parallel(trials: pd.DataFrame, columns: Sequence[str] = PARALLEL) -> TwoFaced:
+def plot_parallel(trials: pd.DataFrame, cost: str = pareto.ENERGIES[0]) -> TwoFaced:
     """Parallel coordinates of the successful trials; brush the axes in the interactive face.
 
-    Lines of the Pareto front are coloured by shift depth, all others are grey (static face).
+    Lines of the Pareto front (of loss and `cost`) are coloured by shift depth, all others are grey
+    (static face).
     """
     import plotly.graph_objects as go
 
-    rows = pareto.successful(trials)
+    rows, columns = pareto.successful(trials, ("loss", cost)), (*PARALLEL, cost)
     pareto.require_columns(trials, columns)
-    front = rows.index.isin(pareto.pareto_front(trials).index)
+    front = rows.index.isin(pareto.pareto_front(trials, ("loss", cost)).index)
     norm = depth_norm(rows)
     scaled, ticks, dimensions = {}, {}, []
     for name in columns:
@@ -637,6 +642,7 @@ ONE_LINE = {
     "loss": "Error (%)",
     "val_accuracy": "Accuracy (%)",
     "energy_modelled_j_per_image": "Energy (µJ)",
+    "energy_modelled_with_memory_j_per_image": "with memory (µJ)",
 }
 
 
@@ -645,6 +651,7 @@ def _short(name: str) -> str:
         "loss": "Validation\nerror (%)",
         "val_accuracy": "Validation\naccuracy (%)",
         "energy_modelled_j_per_image": "Modelled\nenergy\n(µJ/image)",
+        "energy_modelled_with_memory_j_per_image": "Modelled,\nwith memory\n(µJ/image)",
         "activation_integer_bits": "Activation\ninteger\nbits",
         "activation_fraction_bits": "Activation\nfraction\nbits",
     }.get(name)
@@ -772,9 +779,12 @@ BITS = {"weight_bits": "Weight bits", "activation_bits": "Activation bits\n(inte
 
 @styled
 def plot_partial_dependence(
-    trials: pd.DataFrame, bits: Sequence[str] = tuple(BITS), seed: int = 0
+    trials: pd.DataFrame,
+    bits: Sequence[str] = tuple(BITS),
+    cost: str = pareto.ENERGIES[0],
+    seed: int = 0,
 ) -> TwoFaced:
-    """Predicted error and energy over shift depth and bits (`pareto.partial_dependence`).
+    """Predicted error and `cost` over shift depth and bits (`pareto.partial_dependence`).
 
     A row of two maps for each of `bits` ("weight_bits", "activation_bits"), a column per objective,
     with contours. Dots are the trials, slightly moved apart; rings those of the front. Far from
@@ -785,17 +795,18 @@ def plot_partial_dependence(
     for name in bits:
         if name not in BITS:
             raise ValueError(f"bits={name!r}: must be one of {', '.join(BITS)}")
-    rows = pareto.successful(trials)
+    objectives = ("loss", cost)
+    rows = pareto.successful(trials, objectives)
     total = rows["activation_integer_bits"] + rows["activation_fraction_bits"]
     rows = rows.assign(activation_bits=total)
-    front = rows.index.isin(pareto.pareto_front(rows).index)
+    front = rows.index.isin(pareto.pareto_front(rows, objectives).index)
     figure, axes = new_axes(
         TWO_COLUMNS, 0.5 + 1.85 * len(bits), len(bits), 2, sharex="all", sharey="row", squeeze=False
     )
     jitter = np.random.default_rng(0).uniform(-0.25, 0.25, (2, len(rows)))
     tables = []
     for axis_row, name in zip(axes, bits, strict=True):
-        for axis, objective in zip(axis_row, pareto.DEFAULT_OBJECTIVES, strict=True):
+        for axis, objective in zip(axis_row, objectives, strict=True):
             table = pareto.partial_dependence(trials, ("shift_depth", name), objective, seed)
             tables.append(table.rename(columns={name: "bits"}).assign(of=name, objective=objective))
             label, factor = AXES[objective]
@@ -905,33 +916,40 @@ def plot_promotions(report: pd.DataFrame, at_most: int = 12) -> TwoFaced:
 
 
 @styled
-def plot_tradeoff(trials: pd.DataFrame, bits: str = "weight_bits") -> TwoFaced:
+def plot_tradeoff(
+    trials: pd.DataFrame, bits: str = "weight_bits", cost: str = pareto.ENERGIES[0]
+) -> TwoFaced:
     """Best validation error, and the energy it costs, for each shift depth and number of bits.
 
-    bits: "weight_bits" or "activation_bits" (integer plus fraction). Empty cells were not tried.
+    bits: "weight_bits" or "activation_bits" (integer plus fraction); cost: one of the modelled
+    energies. Empty cells were not tried.
     """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
     if bits not in ("weight_bits", "activation_bits"):
         raise ValueError(f"bits={bits!r}: must be one of weight_bits, activation_bits")
-    rows = pareto.successful(trials)
+    if cost not in pareto.ENERGIES:
+        raise ValueError(f"cost={cost!r}: must be one of {', '.join(pareto.ENERGIES)}")
+    objectives = ("loss", cost)
+    rows = pareto.successful(trials, objectives)
     total = rows["activation_integer_bits"] + rows["activation_fraction_bits"]
     rows = rows.assign(activation_bits=total)
-    rows["on_front"] = rows.index.isin(pareto.pareto_front(rows).index)
+    rows["on_front"] = rows.index.isin(pareto.pareto_front(rows, objectives).index)
     depth_bins, bit_bins = bins_of(rows["shift_depth"]), bins_of(rows[bits])
     rows["d"] = bin_index(rows["shift_depth"], depth_bins)
     rows["b"] = bin_index(rows[bits], bit_bins)
     cells = rows.groupby(["b", "d"]).agg(trials=("loss", "size"), front=("on_front", "any"))
-    best = rows.sort_values(["loss", "energy_modelled_j_per_image"], kind="stable")
+    best = rows.sort_values(list(objectives), kind="stable")
     best = best.groupby(["b", "d"]).first().join(cells).reset_index()
     shape = len(bit_bins), len(depth_bins)
     panels = {}
-    for name in ("loss", "energy_modelled_j_per_image"):
+    for name in objectives:
         panels[name] = np.full(shape, np.nan)
         panels[name][best["b"], best["d"]] = AXES[name][1] * best[name]
     figure, axes = new_axes(TWO_COLUMNS, 0.9 + 0.24 * shape[0], 1, 2, sharey=True)
-    titles = ("Lowest validation error (%)", "Modelled energy there (µJ per image)")
+    memory = " with memory" * (cost == pareto.ENERGIES[1])
+    titles = ("Lowest validation error (%)", f"Modelled energy{memory} there (µJ per image)")
     live = make_subplots(
         figure=plotly_figure(height=440, margin={"t": 75}), rows=1, cols=2, horizontal_spacing=0.2,
         subplot_titles=titles,
@@ -1134,6 +1152,129 @@ def plot_published(comparison: pd.DataFrame) -> TwoFaced:
     axis.set(xlabel="Value (%)")
     figure.legend(loc="outside upper center", ncols=3)
     return TwoFaced(figure, data=comparison, description="Published values beside ours")
+
+
+@styled
+def plot_finals(summary: pd.DataFrame, cost: str = pareto.ENERGIES[1]) -> TwoFaced:
+    """Test accuracy over modelled energy of tested networks, from `given.summarise_points`.
+
+    Whiskers are 95 % intervals of the mean over seeds; a network of a single seed has none. The
+    network named "default" is the star.
+    """
+    needed = ["origin", "shift_depth", "seeds", "test_accuracy", "test_accuracy_half_width", cost]
+    pareto.require_columns(summary, needed)
+    rows = summary.sort_values(cost, kind="stable")
+    norm = depth_norm(rows)
+    figure, axis = new_axes(TWO_COLUMNS, 3.0)
+    label, factor = AXES[cost]
+    for _, row in rows.iterrows():
+        default = row["origin"] == "default"
+        colour = VERMILION if default else DEPTH_COLOURS(norm(row["shift_depth"]))
+        x, y = factor * row[cost], 100 * row["test_accuracy"]
+        half_width = 100 * row["test_accuracy_half_width"]
+        axis.errorbar(
+            x, y, None if np.isnan(half_width) else half_width, color=colour, capsize=2.5, lw=1,
+            marker="*" if default else "o", ms=11 if default else 6, zorder=3,
+        )  # fmt: skip
+        text = f"{row['origin']}, n = {row['seeds']}"
+        axis.annotate(text, (x, y), (6, 3), textcoords="offset points", fontsize=7)
+    wide = rows[cost].max() > 4 * rows[cost].min()
+    axis.set(xlabel=label, ylabel="Test accuracy (%)", xscale="log" if wide else "linear")
+    if wide:
+        axis.xaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_major_formatter("{x:g}")
+    axis.margins(x=0.18, y=0.12)
+    bar = figure.colorbar(mpl.cm.ScalarMappable(norm, DEPTH_COLOURS), ax=axis, pad=0.02)
+    bar.set_label("Shift depth (layers); star: published default")
+    bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    bar.outline.set_visible(False)
+    text = "Test accuracy over modelled energy of " + ", ".join(map(str, rows["origin"]))
+    return TwoFaced(figure, data=rows, description=text)
+
+
+@styled
+def plot_grid(trials: pd.DataFrame, cost: str = pareto.ENERGIES[1]) -> TwoFaced:
+    """Validation accuracy of a full grid: depth x weight bits, a map per type and activation bits.
+
+    Framed cells are on the Pareto front of the whole grid, of loss and `cost`.
+    """
+    import seaborn as sns
+
+    rows = pareto.successful(trials, ("loss", cost))
+    on_front = rows.index.isin(pareto.pareto_front(rows, ("loss", cost)).index)
+    bits = list(pareto.ACTIVATION_BITS)
+    rows = rows.assign(on_front=on_front, total=rows[bits].sum(axis=1))
+    types = sorted(rows["shift_type"].unique(), reverse=True)
+    pairs = rows[[*bits, "total"]].drop_duplicates().sort_values(["total", *bits]).to_numpy()
+    shape = len(types), len(pairs)
+    figure, axes = new_axes(
+        TWO_COLUMNS, 0.9 + 1.75 * shape[0], *shape, sharex=True, sharey=True, squeeze=False
+    )
+    low, high = (100 * rows["val_accuracy"].quantile(q) for q in (0.02, 1))
+    for axis_row, kind in zip(axes, types, strict=True):
+        for axis, (integer, fraction, _) in zip(axis_row, pairs, strict=True):
+            chosen = (rows["shift_type"] == kind) & (rows[bits] == [integer, fraction]).all(axis=1)
+            part = rows[chosen]
+            keys = {"index": "weight_bits", "columns": "shift_depth", "aggfunc": "mean"}
+            accuracy = 100 * part.pivot_table("val_accuracy", **keys)
+            sns.heatmap(
+                accuracy, ax=axis, cmap="viridis", vmin=low, vmax=high, annot=True, fmt=".0f",
+                annot_kws={"size": 7}, cbar=False,
+            )  # fmt: skip
+            for cell in part[part["on_front"]].itertuples():
+                place = (
+                    accuracy.columns.get_loc(cell.shift_depth),
+                    accuracy.index.get_loc(cell.weight_bits),
+                )
+                axis.add_patch(Rectangle(place, 1, 1, fill=False, ec=PINK, lw=1.8, zorder=4))
+            axis.invert_yaxis()
+            axis.set_title(f"{kind}, activations {integer} + {fraction} bits")
+            axis.set(xlabel="", ylabel="")
+            axis.tick_params(length=0, rotation=0)
+        axis_row[0].set_ylabel("Weight bits")
+    for axis in axes[-1]:
+        axis.set_xlabel("Shift depth (layers)")
+    frame = Patch(fill=False, ec=PINK, lw=1.8, label="on the Pareto front of the grid")
+    legend_above(figure, [frame])
+    bar = figure.colorbar(
+        mpl.cm.ScalarMappable(mpl.colors.Normalize(low, high), "viridis"), ax=axes, pad=0.01
+    )
+    bar.set_label("Validation accuracy (%)")
+    bar.outline.set_visible(False)
+    columns = ["shift_type", *bits, "weight_bits", "shift_depth", "val_accuracy", cost, "on_front"]
+    text = "Validation accuracy over depth, weight bits, activation bits and type"
+    return TwoFaced(figure, data=rows[columns], description=text)
+
+
+@styled
+def plot_fidelities(table: pd.DataFrame) -> TwoFaced:
+    """Rank correlation with the full training over cost, from `study.fidelity_correlation`."""
+    needed = ["shift_depth", "epochs", "data_fraction", "configurations", "spearman", "low", "high"]
+    pareto.require_columns(table, [*needed, "cost"])
+    full = table[["shift_depth", "epochs", "data_fraction"]].max()
+    kinds = {
+        "shift_depth": (BLUE, "o", "depth {:g}"),
+        "epochs": (ORANGE, "s", "epochs {:g}"),
+        "data_fraction": (GREEN, "^", "data {:.0%}"),
+    }
+    figure, axis = new_axes(ONE_COLUMN * 1.35, 0.9 + 0.24 * len(table))
+    labels = []
+    for name, (colour, marker, text) in kinds.items():
+        for row in table[table[name] < full[name]].to_dict("records"):
+            ends = [[row["spearman"] - row["low"]], [row["high"] - row["spearman"]]]
+            axis.errorbar(
+                [row["spearman"]], [len(labels)], xerr=np.abs(ends), color=colour, marker=marker,
+                ms=5, lw=1.2, capsize=2,
+            )  # fmt: skip
+            labels.append(f"{text.format(row[name])}, takes {row['cost']:.0%}")
+    axis.axvline(0, color=GREY, lw=0.8, ls="--")
+    axis.set_yticks(range(len(labels)), labels)
+    axis.set_ylim(len(labels) - 0.4, -0.6)
+    axis.grid(axis="y", visible=False)
+    axis.set_xlabel("Spearman's ρ with the full training, 95 % interval")
+    text = "Rank correlation of cheap trainings with the full one over their cost"
+    return TwoFaced(figure, data=table, description=text)
 
 
 # ------------------------------------------------- notebook 6: measured energy and modelled energy

@@ -28,7 +28,7 @@ from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from dsnn_utils import pareto, plots
 from dsnn_utils.footprint import BreakEven, search_energy_kwh
 from dsnn_utils.style import NAMES, TwoFaced, axis_label
-from dsnn_utils.trials import read_trials
+from dsnn_utils.trials import read_settings, read_trials
 
 # nbconvert's own page without the scripts that it would load from the web, and with a figure's
 # text as its description for those who cannot see it
@@ -127,11 +127,13 @@ def write_run_report(run: Path) -> Path:
     trials = read_trials(run / "trials.csv")
     pareto.successful(trials)  # one clear error before any drawing
     results, note = _results_of(run)
-    chosen, rule = _chosen(trials, results)
+    known = (run / "search.json").exists()
+    objectives = pareto.modelled_objectives(read_settings(run)["objectives"] if known else ())
+    chosen, rule = _chosen(trials, results, objectives)
     parts = [
-        *_front_part(trials, chosen),
-        *_chosen_part(trials, chosen, rule, results),
-        *_reasons_part(trials, chosen),
+        *_front_part(trials, chosen, objectives),
+        *_chosen_part(trials, chosen, rule, results, objectives),
+        *_reasons_part(trials, chosen, objectives),
         *_break_even_part(results, note),
         *_making_part(run, trials),
     ]
@@ -154,12 +156,12 @@ def _results_of(run: Path) -> tuple[dict, str]:
     return results, ""
 
 
-def _chosen(trials: pd.DataFrame, results: dict) -> tuple[pd.Series, str]:
+def _chosen(trials: pd.DataFrame, results: dict, objectives: tuple) -> tuple[pd.Series, str]:
     card = results.get("chosen") or {}
     found = (trials["trial"] == card.get("trial")) & (trials["seed"] == card.get("seed"))
     if found.any():
         return trials[found].iloc[0], results["rule"]
-    return pareto.choose(trials, "knee"), "knee"
+    return pareto.choose(trials, "knee", objectives), "knee"
 
 
 def _paragraph(text: str) -> str:
@@ -182,7 +184,10 @@ def _figure(make: Callable[[], TwoFaced]) -> str:
     return f'<p><img alt="{alt}" src="data:image/svg+xml;base64,{source}"></p>'
 
 
-def _front_part(trials: pd.DataFrame, chosen: pd.Series) -> list[str]:
+def _front_part(trials: pd.DataFrame, chosen: pd.Series, objectives: tuple) -> list[str]:
+    front, curves = (
+        f(trials, objectives=objectives) for f in (pareto.pareto_front, pareto.hypervolume_over)
+    )
     first, failed = trials.iloc[0], int((trials["status"] != "SUCCESS").sum())
     return [
         _paragraph(
@@ -190,14 +195,16 @@ def _front_part(trials: pd.DataFrame, chosen: pd.Series) -> list[str]:
             f"trials, {failed} of them failed. Energy is modelled, per inference on shift hardware."
         ),
         "<h2>Pareto front</h2>",
-        _figure(lambda: plots.plot_front(trials, chosen=chosen, interactive=False)),
-        _table(pareto.overview(pareto.pareto_front(trials)).reset_index(), index=False),
-        _figure(lambda: plots.plot_hypervolume(pareto.hypervolume_over(trials))),
+        _figure(lambda: plots.plot_front(trials, objectives[1], chosen=chosen, interactive=False)),
+        _table(pareto.overview(front).reset_index(), index=False),
+        _figure(lambda: plots.plot_hypervolume(curves)),
     ]
 
 
-def _chosen_part(trials: pd.DataFrame, chosen: pd.Series, rule: str, results: dict) -> list[str]:
-    card = pareto.solution_card(trials, chosen)
+def _chosen_part(
+    trials: pd.DataFrame, chosen: pd.Series, rule: str, results: dict, objectives: tuple
+) -> list[str]:
+    card = pareto.solution_card(trials, chosen, objectives)
     settings = {"shift_depth": card["network"]["shift_depth"], **card["configuration"]}
     columns = {"chosen": settings}
     if card["default"]:
@@ -237,9 +244,7 @@ def _value(value) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _reasons_part(trials: pd.DataFrame, chosen: pd.Series) -> list[str]:
-    objectives = pareto.DEFAULT_OBJECTIVES
-
+def _reasons_part(trials: pd.DataFrame, chosen: pd.Series, objectives: tuple) -> list[str]:
     def importance() -> TwoFaced:
         copies = [trials.sample(frac=1, replace=True, random_state=i) for i in range(10)]
         resampled = pd.concat([copy.assign(draw=i) for i, copy in enumerate(copies)])
@@ -260,7 +265,7 @@ def _reasons_part(trials: pd.DataFrame, chosen: pd.Series) -> list[str]:
             "was set in them. R² is that of trials a tree has not seen; far from the dots a map "
             "only continues what is known elsewhere."
         ),
-        _figure(lambda: plots.plot_partial_dependence(trials)),
+        _figure(lambda: plots.plot_partial_dependence(trials, cost=objectives[1])),
         "<h2>Which hyperparameters matter</h2>",
         _paragraph("fANOVA, on ten resamplings of the trials; whiskers span all ten."),
         _figure(importance),

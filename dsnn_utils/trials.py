@@ -77,14 +77,16 @@ def read_trials(path: str | Path) -> pd.DataFrame:
 
 
 def read_settings(run_dir: str | Path) -> dict:
-    """The settings a search was run with, from its `search.json`.
+    """The settings a search was run with, from its `search.json`; of several runs put together
+    those of the first.
 
     Raises FileNotFoundError where there is none.
     """
     path = Path(run_dir) / "search.json"
     if not path.exists():
         raise FileNotFoundError(f"run_dir={str(run_dir)!r}: must be the directory of a search")
-    return json.loads(path.read_text())["settings"]
+    info = json.loads(path.read_text())
+    return info.get("runs", [info])[0]["settings"]
 
 
 def find_run(run_dir: str | Path) -> Path:

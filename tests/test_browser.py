@@ -25,7 +25,11 @@ TRIALS = read_trials(project_root() / "figures" / "demo")
 FIGURES = {
     "front": (lambda: plots.plot_front(TRIALS), ".scatterlayer .point", len(TRIALS)),
     "tradeoff": (lambda: plots.plot_tradeoff(TRIALS), ".heatmaplayer image", 2),
-    "parallel": (lambda: plots.plot_parallel(TRIALS), ".parcoords .y-axis", len(plots.PARALLEL)),
+    "parallel": (
+        lambda: plots.plot_parallel(TRIALS),
+        ".parcoords .y-axis",
+        len(plots.PARALLEL) + 1,
+    ),
     "hypervolume": (
         lambda: plots.plot_hypervolume(pareto.hypervolume_over(TRIALS)),
         ".scatterlayer .js-line",

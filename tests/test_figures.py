@@ -5,10 +5,10 @@ import json
 import pytest
 
 from dsnn_utils.comparison import TABLES
-from dsnn_utils.figures import collect, committed_runs, remake, remake_comparison, settings_of
+from dsnn_utils.figures import collect, committed_runs, remake, remake_comparison
 from dsnn_utils.pareto import pareto_front
 from dsnn_utils.runner import project_root
-from dsnn_utils.trials import read_trials
+from dsnn_utils.trials import read_settings, read_trials
 
 RUNS = committed_runs(project_root() / "figures")
 
@@ -46,4 +46,4 @@ def test_runs_say_how_they_were_made(run):
 def test_runs_are_put_together(tmp_path):
     collect(RUNS[:2], tmp_path)
     assert len(read_trials(tmp_path)) == sum(len(read_trials(run)) for run in RUNS[:2])
-    assert settings_of(tmp_path) == [s for run in RUNS[:2] for s in settings_of(run)]
+    assert read_settings(tmp_path) == read_settings(RUNS[0])

@@ -306,9 +306,17 @@ def test_likely_networks_are_the_most_frequent_answers():
 def test_overview_has_a_row_per_trial():
     rows = with_default(table([[0.2, 0.5e-6]]), 0.4, 1e-6)
     rows = rows.assign(seed=0, optimizer="SGD", lr=0.1)
+    rows["energy_modelled_with_memory_j_per_image"] = 3 * rows["energy_modelled_j_per_image"]
     shown = pareto.overview(rows)
     assert len(shown) == len(rows) and shown.index.names == ["seed", "trial"]
     assert shown["modelled energy (µJ/image)"].max() == 1.0
+    assert shown["with memory (µJ/image)"].max() == 3.0
+
+
+def test_objectives_of_an_analysis_are_those_of_the_search():
+    energy, with_memory = pareto.ENERGIES
+    assert pareto.modelled_objectives(["loss", "emissions_gco2eq"]) == ("loss", energy)
+    assert pareto.modelled_objectives([with_memory, "loss"]) == ("loss", with_memory)
 
 
 def test_depth_and_bits_counts_the_front_beside_what_was_tried():

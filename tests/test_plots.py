@@ -92,6 +92,26 @@ COUNTS = {
     "plain": operation_counts(PLAIN, (3, 8, 8)),
     "shifted": operation_counts(convert_to_shift(PLAIN, 20, ShiftSpec()), (3, 8, 8)),
 }
+GRID = pd.DataFrame(
+    {"trial": range(24), "seed": 0, "status": "SUCCESS", "max_shift_depth": 20,
+     "shift_type": ["Q", "PS"] * 12, "shift_depth": np.repeat([1, 10, 20], 8),
+     "weight_bits": np.tile([2, 2, 5, 5], 6),
+     "activation_integer_bits": np.tile([4] * 4 + [16] * 4, 3)}
+)  # fmt: skip
+GRID["activation_fraction_bits"] = GRID["activation_integer_bits"]
+GRID["val_accuracy"] = 0.9 - 0.01 * GRID["shift_depth"] + 0.001 * GRID["trial"]
+GRID["loss"] = 1 - GRID["val_accuracy"]
+GRID["energy_modelled_with_memory_j_per_image"] = 1e-6 * (230 - 10 * GRID["shift_depth"])
+FINALS = pd.DataFrame(
+    {"origin": ["default", "knee", "known good 1"], "shift_depth": [20, 20, 6], "seeds": [3, 3, 1],
+     "test_accuracy": [0.84, 0.88, 0.9], "test_accuracy_half_width": [0.01, 0.005, np.nan],
+     "energy_modelled_with_memory_j_per_image": [36e-6, 18e-6, 140e-6]}
+)  # fmt: skip
+FIDELITIES = pd.DataFrame(
+    {"shift_depth": [1, 10, 20, 20], "epochs": [3, 3, 1, 3], "data_fraction": [1.0, 1.0, 1.0, 0.3],
+     "configurations": 24, "spearman": [0.3, 0.7, 0.6, np.nan], "low": [0, 0.5, 0.4, np.nan],
+     "high": [0.5, 0.8, 0.7, np.nan], "cost": [0.9, 0.95, 0.33, 0.3]}
+)  # fmt: skip
 FIGURES = {
     "rounding": lambda: plots.plot_rounding(X, np.sign(X), np.floor(4 * X) / 4),
     "rounding_bias": lambda: plots.plot_rounding_bias(
@@ -131,6 +151,9 @@ FIGURES = {
     ),
     "break_even": lambda: plots.plot_break_even(BREAK_EVEN),
     "published": lambda: plots.plot_published(paper.compare(TRIALS)),
+    "finals": lambda: plots.plot_finals(FINALS),
+    "grid": lambda: plots.plot_grid(GRID),
+    "fidelities": lambda: plots.plot_fidelities(FIDELITIES),
     "energy_depth": lambda: plots.plot_energy_depth(DEPTH_READINGS, MODELLED),
     "noise": lambda: plots.plot_noise(readings({"a": 0.05}, (0.5, 1.0, 2.0), 10), 0.007),
     "energy_by_kind": lambda: plots.plot_energy_by_kind(COUNTS),
@@ -626,3 +649,30 @@ def test_live_view_of_nothing_and_of_failures_only(capsys, shown):
         live.update(TRIALS.iloc[:1].assign(status="CRASHED"))
     assert shown == []
     assert live.status() == "trial 1, 1 failed, no successful trial yet"
+
+
+def test_the_maps_of_a_grid_hold_every_training_and_frame_the_front():
+    figure = plots.plot_grid(GRID)
+    titles = [axis.get_title() for axis in figure.static.axes]
+    assert {"Q, activations 4 + 4 bits", "PS, activations 16 + 16 bits"} <= set(titles)
+    cells = sum(len(axis.texts) for axis in figure.static.axes)
+    front = pareto.pareto_front(GRID, ("loss", "energy_modelled_with_memory_j_per_image"))
+    frames = sum(len(axis.patches) for axis in figure.static.axes)
+    assert cells == len(GRID) and frames == len(front) == figure.data["on_front"].sum()
+
+
+def test_finals_have_a_star_and_whiskers_where_there_are_seeds():
+    axis = plots.plot_finals(FINALS).static.axes[0]
+    star = [line for line in axis.lines if line.get_marker() == "*"]
+    assert [line.get_xydata().tolist() for line in star] == [[[36.0, 84.0]]]
+    assert [text.get_text() for text in axis.texts] == [
+        "knee, n = 3", "default, n = 3", "known good 1, n = 1",
+    ]  # fmt: skip
+
+
+def test_fidelities_are_named_with_what_they_take():
+    axis = plots.plot_fidelities(FIDELITIES).static.axes[0]
+    labels = [text.get_text() for text in axis.get_yticklabels()]
+    assert labels[0] == "depth 1, takes 90%" and labels[-2:] == [
+        "epochs 1, takes 33%", "data 30%, takes 30%",
+    ]  # fmt: skip

@@ -71,12 +71,15 @@ def test_the_chosen_solution_is_that_of_the_results_if_they_are_of_this_table(ru
     content = {"trials_sha256": [digest], "chosen": card, "rule": "energy_budget"}
     (run / "results.json").write_text(json.dumps(content))
     results, note = report._results_of(run)
-    row, rule = report._chosen(trials, results)
+    row, rule = report._chosen(trials, results, pareto.DEFAULT_OBJECTIVES)
     assert (row["trial"], rule, note) == (other["trial"], "energy_budget", "")
     trials.iloc[:-1].to_csv(run / "trials.csv", index=False)
     results, note = report._results_of(run)
     assert results == {} and note.startswith("results.json belongs to another table")
-    assert report._chosen(trials, results)[0]["trial"] == pareto.knee(trials)["trial"]
+    assert (
+        report._chosen(trials, results, pareto.DEFAULT_OBJECTIVES)[0]["trial"]
+        == pareto.knee(trials)["trial"]
+    )
 
 
 def test_failures_are_counted_and_names_are_escaped(run):

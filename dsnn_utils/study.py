@@ -1,0 +1,83 @@
+"""The study on CIFAR-10 (`figures/cifar10_*`): what it cost, and what its fidelity study says."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dsnn_utils.footprint import search_energy_kwh
+from dsnn_utils.runner import project_root
+from dsnn_utils.trials import HYPERPARAMETERS, read_trials
+
+FIDELITIES = ("shift_depth", "epochs", "data_fraction")
+
+
+def cost_of_runs(folders: Sequence[str | Path]) -> pd.DataFrame:
+    """What the runs took, a row each and their sum; folders are relative to the project's root.
+
+    Columns `trainings`, `failed`, `seeds`, `images` and `epochs` (largest of a training), `hours`
+    (summed over trainings, each on one thread), `energy_measured_kwh`, `emissions_gco2eq` (grid
+    of the measurements). Trainings without a reading are charged by their duration.
+    """
+    rows = {}
+    for folder in folders:
+        trials = read_trials(project_root() / folder)
+        kwh, _ = search_energy_kwh(trials)
+        read = trials[trials["emissions_gco2eq"] > 0]
+        intensity = read["emissions_gco2eq"].sum() / read["energy_measured_kwh"].sum()
+        rows[Path(folder).name] = {
+            "trainings": len(trials),
+            "failed": int((trials["status"] != "SUCCESS").sum()),
+            "seeds": trials["seed"].nunique(),
+            "images": trials["train_size"].max(),
+            "epochs": trials["epochs"].max(),
+            "hours": trials["duration_s"].sum() / 3600,
+            "energy_measured_kwh": kwh,
+            "emissions_gco2eq": kwh * intensity,
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
+    sums = ["trainings", "failed", "hours", "energy_measured_kwh", "emissions_gco2eq"]
+    table.loc["all"] = table[sums].sum()
+    whole = ["trainings", "failed", "seeds", "images", "epochs"]
+    return table.astype(dict.fromkeys(whole, "Int64"))
+
+
+def fidelity_correlation(trials: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """How well do cheap trainings rank configurations as the full one does?
+
+    `trials` holds the same configurations (and seeds) at several shift depths, epochs and shares of
+    the data; full is the highest of each. A row per cheaper fidelity: its `shift_depth`, `epochs`,
+    `data_fraction`, the number of `configurations`, `spearman` (rank correlation of the loss) with
+    `low` and `high` (95 %, bootstrap over configurations), and `cost` (mean duration of a training
+    as a share of the full one). A failed training counts as loss 1.
+
+    Raises ValueError where fewer than 3 configurations were trained in full.
+    """
+    names = [n for n in HYPERPARAMETERS if n not in FIDELITIES and n in trials]
+    good = trials["status"] == "SUCCESS"
+    rows = trials.assign(loss=trials["loss"].where(good, 1.0))
+    rows["configuration"] = rows.groupby([*names, "seed"], dropna=False).ngroup()
+    wide = rows.pivot_table("loss", "configuration", list(FIDELITIES))
+    duration = rows[good].groupby(list(FIDELITIES))["duration_s"].mean()
+    full = tuple(trials[name].max() for name in FIDELITIES)
+    if full not in wide or wide[full].count() < 3:
+        raise ValueError(f"trials: must hold at least 3 configurations at {FIDELITIES}={full}")
+    rng = np.random.default_rng(seed)
+    table = []
+    for fidelity in wide.columns.drop([full]):
+        both = wide[[fidelity, full]].dropna()
+        picks = (both.iloc[rng.integers(len(both), size=len(both))] for _ in range(draws))
+        drawn = [_spearman(pick) for pick in picks]
+        low, high = pd.Series(drawn).quantile([0.025, 0.975])
+        cost = duration.get(fidelity, np.nan) / duration[full]
+        table.append((*fidelity, len(both), _spearman(both), low, high, cost))
+    columns = [*FIDELITIES, "configurations", "spearman", "low", "high", "cost"]
+    return pd.DataFrame(table, columns=columns)
+
+
+def _spearman(pair: pd.DataFrame) -> float:
+    ranks = pair.rank().to_numpy()
+    if (ranks == ranks[0]).all(axis=0).any():  # one side is constant
+        return np.nan
+    return float(np.corrcoef(ranks.T)[0, 1])
