@@ -6,11 +6,55 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dsnn_utils import paper, pareto
 from dsnn_utils.footprint import search_energy_kwh
 from dsnn_utils.runner import project_root
-from dsnn_utils.trials import HYPERPARAMETERS, read_trials
+from dsnn_utils.trials import HYPERPARAMETERS, read_trials, to_records
 
+PARTS = ("curves", "finals", "grid", "fidelity", "transfer")
 FIDELITIES = ("shift_depth", "epochs", "data_fraction")
+
+
+def tables_beside(run: Path) -> dict[str, pd.DataFrame]:
+    """The other committed tables of the study `run` belongs to (see `PARTS`); none for others."""
+    if run != project_root() / "figures" / "cifar10_study":
+        return {}
+    folders = {name: run.with_name(f"cifar10_{name}") for name in PARTS}
+    made = {name: path for name, path in folders.items() if (path / "trials.csv").exists()}
+    return {name: read_trials(path) for name, path in made.items()}
+
+
+def finalists(trials: pd.DataFrame, objectives: Sequence[str]) -> list[dict]:
+    """The networks of a search over loss and modelled energy that are worth a real training.
+
+    Points for notebook 7, each with a `label`: the published default, four solutions of the front
+    over all seeds and the public configurations (`paper.known_good_configurations`). The four are
+    the most accurate network (validation) with at most half and with at most all of the default's
+    energy, the knee of the front and the most accurate network of all, each named once; a rule that
+    no network follows is left out.
+    """
+    budget = pareto.default_trial(trials)[objectives[1]]
+    shares = {"half the energy": 0.5, "same energy": 1.0, "most accurate": np.inf}
+    front = pareto.pareto_front(trials, objectives)
+    possible = {label: front[front[objectives[1]] <= s * budget] for label, s in shares.items()}
+    rows = {label: part.iloc[-1] for label, part in possible.items() if len(part)}  # by energy
+    rows["knee"] = pareto.choose(trials, "knee", objectives)
+    max_depth = int(trials["max_shift_depth"].iloc[0])
+    known = paper.known_good_configurations(max_depth)
+    found = {label: _point(row) for label, row in rows.items()}
+    found |= {f"public {number}": _point(pd.Series(c)) for number, c in enumerate(known, start=1)}
+    points = [{"label": "default"}]
+    for label, point in found.items():
+        if point not in ({**p, "label": None} for p in points):
+            points.append(point | {"label": label})
+    return points
+
+
+def _point(row: pd.Series) -> dict:
+    """What makes the network and its training, but for epochs and data: those are the finals'."""
+    names = [n for n in HYPERPARAMETERS if n not in ("epochs", "data_fraction")]
+    (record,) = to_records(row.reindex(names).to_frame().T.infer_objects())
+    return {"label": None, **record}
 
 
 def cost_of_runs(folders: Sequence[str | Path]) -> pd.DataFrame:

@@ -76,6 +76,20 @@ def read_trials(path: str | Path) -> pd.DataFrame:
     return table
 
 
+def read_runs(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
+    """The trials of a search under several seeds, one table below the other.
+
+    Of several strategies in one table it is the first that counts. Raises ValueError where two runs
+    have the same seed, and what `read_trials` raises.
+    """
+    tables = [read_trials(run_dir) for run_dir in run_dirs]
+    tables = [table[table["strategy"] == table["strategy"].iloc[0]] for table in tables]
+    trials = pd.concat(tables, ignore_index=True)
+    if trials["seed"].nunique() < sum(table["seed"].nunique() for table in tables):
+        raise ValueError(f"runs={[str(d) for d in run_dirs]}: must be of different seeds")
+    return trials
+
+
 def read_settings(run_dir: str | Path) -> dict:
     """The settings a search was run with, from its `search.json`; of several runs put together
     those of the first.
@@ -98,9 +112,8 @@ def find_run(run_dir: str | Path) -> Path:
     path = project_root() / run_dir
     if (path / "trials.csv").exists():
         return path
-    example = project_root() / "figures" / "demo"
     print(f"{run_dir} holds no trials yet: reading the committed example run, figures/demo")
-    return example
+    return project_root() / "figures" / "demo"
 
 
 def to_records(table: pd.DataFrame) -> list[dict]:

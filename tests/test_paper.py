@@ -124,17 +124,6 @@ def test_a_table_without_the_default_still_compares():
         paper.compare(trials().drop(columns="model"))
 
 
-def test_findings_say_what_our_table_shows():
-    table = paper.findings(trials()).set_index("finding")
-    assert table.loc["The default is dominated", "holds"] is True
-    assert bool(table.loc["Low shift depths are often optimal", "holds"]) is True
-    assert table.loc["Shift depth matters most for the loss", "holds"] is None
-    worse = trials().assign(loss=[0.01, 0.15, 0.2], energy_modelled_j_per_image=[1e-6, 1, 2])
-    assert paper.findings(worse).loc[0, "holds"] is False
-    assert table["ours"].iloc[-1].startswith("not yet: ") and table["holds"].iloc[-1] is None
-    assert paper.findings(trials().assign(origin="model")).loc[0, "holds"] is None
-
-
 def test_known_good_configurations_as_published_and_within_a_space():
     published = paper.known_good_configurations()
     assert [c["shift_depth"] for c in published] == [6, 10, 7]

@@ -5,7 +5,10 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from dsnn_utils import study
+from dsnn_utils import pareto, study
+from dsnn_utils.given import complete_points
+from dsnn_utils.runner import project_root
+from dsnn_utils.trials import read_trials
 
 
 def fidelity_table(noise: dict[tuple, float], configurations: int = 12) -> pd.DataFrame:
@@ -63,3 +66,26 @@ def test_cost_of_runs_sums_up():
         assert table[name].iloc[:2].sum() == pytest.approx(table.loc["all", name])
     intensity = table["emissions_gco2eq"] / table["energy_measured_kwh"]
     assert intensity.between(300, 500).all()  # gCO2eq per kWh, Germany
+
+
+def test_finalists_follow_their_rules_and_can_be_trained():
+    objectives = ("loss", "energy_modelled_j_per_image")
+    trials = read_trials(project_root() / "figures" / "demo")
+    few = study.finalists(trials, objectives)
+    assert "half the energy" not in {point["label"] for point in few}  # none is as cheap
+    cheaper = (trials["shift_depth"] == 20) & (trials["origin"] != "default")
+    trials.loc[cheaper, objectives[1]] /= 3
+    points = study.finalists(trials, objectives)
+    labels = [point["label"] for point in points]
+    assert labels[0] == "default" and len(set(labels)) == len(labels) >= 6
+    assert {"most accurate", "public 1", "public 2", "public 3"} <= set(labels)
+    bare = [{k: v for k, v in point.items() if k != "label"} for point in points]
+    assert all(point not in bare[:n] for n, point in enumerate(bare))  # none is trained twice
+    assert len(complete_points(points, 20, 30)) == len(points)
+
+    default = pareto.default_trial(trials)
+    row = trials[trials["lr"] == points[labels.index("half the energy")]["lr"]].iloc[0]
+    cheap = trials[trials[objectives[1]] <= default[objectives[1]] / 2]
+    assert row["trial"] in set(cheap["trial"]) and row["loss"] == cheap["loss"].min()
+    best = trials[trials["lr"] == points[labels.index("most accurate")]["lr"]].iloc[0]
+    assert best["loss"] == trials["loss"].min()

@@ -1,0 +1,196 @@
+"""Statements of the papers, asked of our own tables: what we see, and whether it agrees.
+
+Sources: Hennig, Tornede and Lindauer 2024 (arXiv 2404.01965); Hennig and Lindauer (2606.23208).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from dsnn_utils import pareto
+from dsnn_utils.given import summarise_points
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The tables a statement may be asked of; see `findings`."""
+
+    trials: pd.DataFrame
+    objectives: Sequence[str]
+    grid: pd.DataFrame | None
+    finals: pd.DataFrame | None
+    transfer: pd.DataFrame | None
+    seed: int
+
+
+def findings(
+    trials: pd.DataFrame,
+    objectives: Sequence[str] = pareto.DEFAULT_OBJECTIVES,
+    grid: pd.DataFrame | None = None,
+    finals: pd.DataFrame | None = None,
+    transfer: pd.DataFrame | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Published findings beside what our tables say: columns finding, source, ours, holds.
+
+    `trials` is that of a search over the `objectives` (loss, modelled energy); `grid` one of given
+    networks over depth and bits, `finals` one of the default and chosen networks with test
+    accuracies, `transfer` the same on other data. `holds` is True, False or None (cannot be told).
+    Importances are fANOVA's on the trials.
+    """
+    evidence = Evidence(trials, objectives, grid, finals, transfer, seed)
+    rows = []
+    for finding, source, check in FINDINGS:
+        try:
+            ours, holds = check(evidence)
+        except ValueError as error:
+            ours, holds = f"cannot be told: {error}", None
+        rows.append({"finding": finding, "source": source, "ours": ours, "holds": holds})
+    return pd.DataFrame(rows)
+
+
+def dominating_default(finals: pd.DataFrame, cost: str) -> tuple[pd.Series, pd.DataFrame]:
+    """The default's row of `given.summarise_points`, and the rows that dominate it.
+
+    Dominance in test accuracy (mean over seeds) and `cost`; the most accurate comes first. Raises
+    ValueError without a tested default.
+    """
+    pareto.require_columns(finals, ["origin", "test_accuracy", cost])
+    summary = summarise_points(finals)
+    defaults = summary[(summary["origin"] == "default") & summary["test_accuracy"].notna()]
+    if defaults.empty:
+        raise ValueError("finals: must have a tested network of origin 'default'")
+    default = defaults.iloc[0]
+    as_good = (summary["test_accuracy"] >= default["test_accuracy"]) & (
+        summary[cost] <= default[cost]
+    )
+    better = (summary["test_accuracy"] > default["test_accuracy"]) | (summary[cost] < default[cost])
+    found = summary[as_good & better].sort_values("test_accuracy", ascending=False, kind="stable")
+    return default, found
+
+
+def _tested(finals: pd.DataFrame, cost: str) -> tuple[str, bool]:
+    default, found = dominating_default(finals, cost)
+    others = finals.loc[finals["origin"] != "default", "origin"].nunique()
+    text = (
+        f"{found['origin'].nunique()} of {others} networks dominate it in test accuracy and "
+        f"modelled energy; default {_result(default, cost)}"
+    )
+    if len(found):
+        text += f"; {found.iloc[0]['origin']} {_result(found.iloc[0], cost)}"
+    return text, len(found) > 0
+
+
+def _result(row: pd.Series, cost: str) -> str:
+    half_width = row["test_accuracy_half_width"]
+    spread = f" ± {100 * half_width:.1f}" if pd.notna(half_width) else ""
+    accuracy = f"{100 * row['test_accuracy']:.1f}{spread} % (n = {row['seeds']})"
+    return f"{accuracy} at {1e6 * row[cost]:.1f} µJ"
+
+
+def _default_dominated(e: Evidence) -> tuple[str, bool]:
+    if e.finals is not None:
+        return _tested(e.finals, e.objectives[1])
+    pareto.default_trial(pareto.successful(e.trials))
+    try:
+        row = pareto.best_dominating_default(e.trials, e.objectives)
+    except ValueError:
+        return "no trial dominates it in validation error and modelled energy", False
+    text = f"trial {row['trial']} of seed {row['seed']} dominates it in validation error and energy"
+    return text, True
+
+
+def _low_depths(e: Evidence) -> tuple[str, bool]:
+    # The papers' energy is that of the training, measured: where there is such, it decides.
+    objectives = {"modelled energy of an inference": e.objectives[1]}
+    if e.trials["emissions_gco2eq"].notna().any():
+        objectives["measured emissions of the training"] = "emissions_gco2eq"
+    parts = []
+    for words, objective in objectives.items():
+        front = pareto.pareto_front(e.trials, (e.objectives[0], objective))
+        low = front["shift_depth"] <= front["max_shift_depth"] / 2
+        parts.append(f"{words}: {low.sum()} of {len(front)}")
+    text = f"on the front of error and ..., with at most half of the layers: {'; '.join(parts)}"
+    return text, bool(low.mean() >= 0.5)
+
+
+def _most_important(e: Evidence, objective: str) -> tuple[str, str]:
+    first = pareto.importance(e.trials, objective, e.seed).iloc[0]
+    text = f"{first['hyperparameter']} explains most ({100 * first['importance']:.0f} %)"
+    return text, first["hyperparameter"]
+
+
+def _depth_for_loss(e: Evidence) -> tuple[str, bool]:
+    text, name = _most_important(e, "loss")
+    return text, name == "shift_depth"
+
+
+def _bits_for_emissions(e: Evidence) -> tuple[str, bool]:
+    measured, name = _most_important(e, "emissions_gco2eq")
+    modelled, _ = _most_important(e, e.objectives[1])
+    text = f"emissions of the training: {measured}; modelled energy of an inference: {modelled}"
+    return text, name in pareto.ACTIVATION_BITS
+
+
+def _fewer_layers_save_more(e: Evidence) -> tuple[str, bool]:
+    if e.grid is None:
+        raise ValueError("needs the same training at several depths and bits")
+    rows = pareto.successful(e.grid, e.objectives)
+    depths = sorted(rows["shift_depth"].unique())
+    energy = 1e6 * rows.groupby("shift_depth")[e.objectives[1]].agg(["min", "max"])
+    cheaper = any(  # some network with fewer shift layers below every one with more
+        energy.loc[low, "min"] < energy.loc[high, "max"]
+        for n, low in enumerate(depths)
+        for high in depths[n + 1 :]
+    )
+    text = "modelled energy of an inference (µJ): " + ", ".join(
+        f"depth {depth} {low:.0f} to {high:.0f}" for depth, low, high in energy.itertuples()
+    )
+    measured = rows.groupby("shift_depth")["energy_measured_kwh"].median()
+    if measured.notna().all() and len(measured) > 1:
+        change = 100 * (measured.iloc[-1] / measured.iloc[0] - 1)
+        text += f"; measured energy of the training: {change:+.0f} % from depth {depths[0]} to "
+        text += f"{depths[-1]} (median)"
+    return text, bool(cheaper)
+
+
+def _balance(e: Evidence) -> tuple[str, bool]:
+    rows = e.trials if e.grid is None else e.grid
+    front = pareto.pareto_front(rows, e.objectives)
+    bits = front["activation_integer_bits"] + front["activation_fraction_bits"]
+    used = {
+        "depths": front["shift_depth"], "weight bits": front["weight_bits"],
+        "activation bits": bits,
+    }  # fmt: skip
+    values = {name: sorted(column.astype(int).unique()) for name, column in used.items()}
+    text = f"the {len(front)} networks of the front have " + ", ".join(
+        f"{name} {' '.join(map(str, found))}" for name, found in values.items()
+    )
+    balanced = len(values["depths"]) > 1 and max(map(len, list(values.values())[1:])) > 1
+    return text, balanced
+
+
+def _transfer(e: Evidence) -> tuple[str, bool]:
+    if e.transfer is None:
+        raise ValueError("a search has one data set, this needs two")
+    return _tested(e.transfer, e.objectives[1])
+
+
+FINDINGS = (
+    ("The default is dominated", "both papers", _default_dominated),
+    ("Low shift depths are often optimal", "2606.23208", _low_depths),
+    ("Shift depth matters most for the loss", "2606.23208, ResNet20", _depth_for_loss),
+    ("Activation bits matter most for emissions", "2606.23208, ResNet20", _bits_for_emissions),
+    (
+        "Shifting less of the network at low precision can save more than shifting more of it",
+        "2606.23208",
+        _fewer_layers_save_more,
+    ),
+    ("Shift layers and bits have to be balanced", "2404.01965", _balance),
+    (
+        "Configurations found on one data set dominate the default on another",
+        "2606.23208, ImageNet100",
+        _transfer,
+    ),
+)
