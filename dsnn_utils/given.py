@@ -138,7 +138,7 @@ def learning_curves(trials: pd.DataFrame) -> pd.DataFrame:
     Raises ValueError if the table does not hold the accuracies by epoch.
     """
     require_columns(trials, [CURVE])
-    good = trials[trials["status"] == "SUCCESS"]
+    good = trials[trials["status"] == "SUCCESS"].reset_index(drop=True)
     varying = [n for n in _varying(trials) if n != "origin"]
     points = good.groupby(varying, dropna=False).ngroups
     if "origin" in trials and trials["origin"].nunique() == points:
@@ -149,7 +149,7 @@ def learning_curves(trials: pd.DataFrame) -> pd.DataFrame:
         )
     curves = good.assign(point=words, val_accuracy=good[CURVE].str.split())
     curves = curves.explode("val_accuracy").astype({"val_accuracy": float})
-    curves["epoch"] = curves.groupby("trial").cumcount() + 1
+    curves["epoch"] = curves.groupby(level=0).cumcount() + 1  # trial numbers may repeat
     columns = ["point", "shift_depth", "seed", "epoch", "val_accuracy"]
     return curves[columns].reset_index(drop=True)
 

@@ -16,7 +16,10 @@ RUNS = committed_runs(project_root() / "figures")
 @pytest.mark.parametrize("run", RUNS, ids=[run.name for run in RUNS])
 def test_figures_are_those_of_their_table(run, tmp_path):
     files = remake(run, tmp_path)
-    assert {path.stem for path in files} == {"front", "hypervolume", "tradeoff"}
+    given = read_settings(run)["strategy"] == "given"
+    assert {path.stem for path in files} in (
+        [{"learning_curves"}, {"tradeoff"}] if given else [{"front", "hypervolume", "tradeoff"}]
+    )
     for path in files:
         if path.suffix == ".csv":  # drawings may differ in the last digit between fonts
             assert path.read_bytes() == (run / path.name).read_bytes(), path.name
@@ -37,10 +40,11 @@ def test_runs_say_how_they_were_made(run):
     info = json.loads((run / "search.json").read_text())
     infos, trials = info.get("runs", [info]), read_trials(run)
     for one in infos:
-        assert one["versions"]["smac"] and one["hardware"]["cpu"]
+        assert one["versions"]["torch"] and one["hardware"]["cpu"] and one["started_at"]
         assert not str(one["settings"]["data"]["name_or_path"]).startswith("/")
-    assert len(trials) == sum(one["n_trials"] for one in infos)
-    assert len(pareto_front(trials)) >= 2
+    missing = len(trials) < sum(one["n_trials"] for one in infos)
+    assert not missing or "interrupted" in (run / "README.md").read_text()
+    assert trials["duration_s"].sum() > 0 and len(pareto_front(trials)) >= 2
 
 
 def test_runs_are_put_together(tmp_path):

@@ -161,6 +161,8 @@ def test_learning_curves_name_each_point_by_what_differs():
     ]
     named = learning_curves(pd.DataFrame([r | {"origin": r["shift_type"]} for r in rows]))
     assert named["point"].unique().tolist() == ["Q", "PS"]
+    two_runs = learning_curves(pd.concat([pd.DataFrame(rows[:1])] * 2))
+    assert two_runs["epoch"].tolist() == [1, 2, 1, 2]
     with pytest.raises(ValueError, match="validation_accuracy_by_epoch"):
         learning_curves(pd.DataFrame(rows).drop(columns="validation_accuracy_by_epoch"))
     figure = plots.plot_learning_curves(named)
