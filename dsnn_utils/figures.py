@@ -48,6 +48,7 @@ def collect(runs: Sequence[Path], target: Path) -> None:
     tables = [read_trials(run) for run in runs]
     pd.concat(tables, ignore_index=True).to_csv(target / "trials.csv", index=False)
     infos = [json.loads((run / "search.json").read_text()) for run in runs]
+    infos = [one for info in infos for one in info.get("runs", [info])]
     (target / "search.json").write_text(json.dumps({"runs": infos}, indent=1) + "\n")
 
 
