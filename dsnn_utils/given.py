@@ -10,12 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+import torch
 from scipy import stats
 
+from dsnn_utils.data import Dataset
+from dsnn_utils.energy import modelled_energy
 from dsnn_utils.execution import make_executor
+from dsnn_utils.meter import EnergyMeter, take_readings
 from dsnn_utils.pareto import require_columns
 from dsnn_utils.run_directory import locked, open_run, read_finished
 from dsnn_utils.space import check_configuration, dsnn_space, plain, published_default
+from dsnn_utils.training import resolve_device
+from dsnn_utils.trial import Recipe, build_network
 from dsnn_utils.trials import HYPERPARAMETERS, read_trials, write_trials
 
 CURVE = "validation_accuracy_by_epoch"
@@ -130,6 +136,34 @@ def train_points(
                     if on_trial is not None:
                         on_trial(rows[-1], table)
         return read_trials(run_dir)
+
+
+def measure_points(
+    points: Sequence[Mapping],
+    dataset: Dataset,
+    recipe: Recipe,
+    meter: EnergyMeter,
+    rounds: int,
+    window_s: float = 2.0,
+) -> pd.DataFrame:
+    """Readings of the inference energy of each point's network on validation images.
+
+    The table of `meter.take_readings` with `point` (its number) for the network, besides its
+    `origin` (the label) and `energy_modelled_with_memory_j_per_image`. Networks are untrained: what
+    a dense layer computes costs the same whatever its weights.
+    """
+    where = {"device": resolve_device(recipe.device), "memory_format": torch.channels_last}
+    built = (build_network(point, dataset, recipe, seed=0).to(**where) for point in points)
+    networks = dict(enumerate(built))
+    readings = take_readings(
+        networks, dataset.validation, meter, windows_s=[window_s], rounds=rounds
+    ).rename(columns={"network": "point"})
+    shape = tuple(dataset.validation.images.shape[1:])
+    energy = ENERGIES[1]
+    modelled = {n: getattr(modelled_energy(net, shape), energy) for n, net in networks.items()}
+    origin = readings["point"].map(lambda n: points[n].get("label", "given"))
+    readings.insert(1, "origin", origin)
+    return readings.assign(**{energy: readings["point"].map(modelled)})
 
 
 def learning_curves(trials: pd.DataFrame) -> pd.DataFrame:

@@ -101,6 +101,11 @@ def test_given_networks_are_trained_under_every_seed(run_dir):
     summary = pd.read_csv(run_dir / "given" / "summary.csv")
     assert summary["shift_depth"].tolist() == [20, 20, 0] and summary["seeds"].eq(2).all()
     assert "test_accuracy" not in summary  # not asked for, so the test set was not touched
+    readings = pd.read_csv(run_dir / "given" / "inference_readings.csv")
+    in_turn = ["default", "given", "given"]
+    assert readings["origin"].tolist() == in_turn + in_turn[::-1]
+    energy = "energy_modelled_with_memory_j_per_image"
+    assert set(readings[energy]) == set(given[energy])
 
 
 @pytest.mark.parametrize(
