@@ -18,8 +18,9 @@ from PIL import Image
 
 from dsnn_utils import pareto, plots
 from dsnn_utils.comparison import TABLES, read_comparison
-from dsnn_utils.given import learning_curves
+from dsnn_utils.given import learning_curves, summarise_points
 from dsnn_utils.runner import project_root
+from dsnn_utils.study import fidelity_correlation
 from dsnn_utils.style import TwoFaced
 from dsnn_utils.trials import read_settings, read_trials
 
@@ -52,17 +53,32 @@ def collect(runs: Sequence[Path], target: Path) -> None:
     (target / "search.json").write_text(json.dumps({"runs": infos}, indent=1) + "\n")
 
 
+def given_figures(trials: pd.DataFrame) -> dict[str, TwoFaced]:
+    """What there is to see in trainings of given networks.
+
+    Of few: their learning curves and, where the default was tested, test accuracy over energy. Of
+    more than `FEW`: how well cheap trainings foretell full ones, if there are both, or else the map
+    of a full grid.
+    """
+    if len(trials) > FEW:
+        if trials[["epochs", "data_fraction"]].nunique().max() > 1:
+            return {"fidelities": plots.plot_fidelities(fidelity_correlation(trials))}
+        return {"grid": plots.plot_grid(trials)}
+    figures = {"learning_curves": plots.plot_learning_curves(learning_curves(trials))}
+    if "test_accuracy" in trials and (trials["origin"] == "default").any():
+        figures["finals"] = plots.plot_finals(summarise_points(trials))
+    return figures
+
+
 def run_figures(run: Path) -> dict[str, TwoFaced]:
     """The figures of a run, by name.
 
     Of a search: front and trade-off of the first strategy in the table, hypervolume of all. Of
-    given networks: their learning curves or, of more than `FEW` of them, the trade-off.
+    given networks see `given_figures`.
     """
     trials, settings = read_trials(run), read_settings(run)
     if settings["strategy"] == "given":
-        if len(trials) <= FEW:
-            return {"learning_curves": plots.plot_learning_curves(learning_curves(trials))}
-        return {"tradeoff": plots.plot_tradeoff(trials, "activation_bits", pareto.ENERGIES[1])}
+        return given_figures(trials)
     loss, cost = pareto.drawn_objectives(settings["objectives"])
     modelled = pareto.modelled_objectives(settings["objectives"])
     main = trials[trials["strategy"] == trials["strategy"].iloc[0]]

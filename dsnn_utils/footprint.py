@@ -202,6 +202,21 @@ def search_energy_kwh(trials: pd.DataFrame) -> tuple[float, float]:
     return total_kwh, measured_kwh / total_kwh
 
 
+def training_modelled_kwh(
+    trials: pd.DataFrame, plain_j_per_image: float, validation_size: int
+) -> float:
+    """What all trainings of a table would cost on the modelled hardware, in kWh.
+
+    Training one image takes about three float32 passes of the plain network (forward, gradients of
+    the inputs, gradients of the weights), validating it one. Left out: what a training keeps in
+    memory for its backward pass, so it is a lower bound. Trials that never trained cost nothing.
+    """
+    check_number("plain_j_per_image", plain_j_per_image, 0)
+    check_number("validation_size", validation_size, 0)
+    passes = trials["epochs"] * (3 * trials["train_size"] + validation_size)
+    return plain_j_per_image * float(passes.sum()) / J_PER_KWH
+
+
 def _fieller_interval(a: float, a_hw: float, b: float, b_hw: float) -> tuple[float, float]:
     """95 % interval of the positive ratio a / b from the half-widths of a and b.
 

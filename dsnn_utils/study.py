@@ -7,11 +7,16 @@ import numpy as np
 import pandas as pd
 
 from dsnn_utils import paper, pareto
-from dsnn_utils.footprint import search_energy_kwh
+from dsnn_utils.energy import modelled_energy
+from dsnn_utils.footprint import search_energy_kwh, training_modelled_kwh
+from dsnn_utils.given import summarise_points
+from dsnn_utils.meter import summarise_readings
+from dsnn_utils.models import build_model
 from dsnn_utils.runner import project_root
-from dsnn_utils.trials import HYPERPARAMETERS, read_trials, to_records
+from dsnn_utils.trials import HYPERPARAMETERS, read_settings, read_trials, to_records
 
 PARTS = ("curves", "finals", "grid", "fidelity", "transfer")
+DATA = {"cifar10": (50_000, (3, 32, 32)), "fashion_mnist": (60_000, (1, 28, 28))}
 FIDELITIES = ("shift_depth", "epochs", "data_fraction")
 
 
@@ -88,6 +93,55 @@ def cost_of_runs(folders: Sequence[str | Path]) -> pd.DataFrame:
     table.loc["all"] = table[sums].sum()
     whole = ["trainings", "failed", "seeds", "images", "epochs"]
     return table.astype(dict.fromkeys(whole, "Int64"))
+
+
+def modelled_cost_kwh(folders: Sequence[str | Path]) -> float:
+    """`footprint.training_modelled_kwh` of runs of the study: their trainings on shift hardware.
+
+    Shifts do not help there: training works on float32 weights. Memory traffic is included.
+    """
+    total = 0.0
+    for folder in map(Path, folders):
+        trials, settings = (
+            read_trials(project_root() / folder),
+            read_settings(project_root() / folder),
+        )
+        for (dataset, model), part in trials.groupby(["dataset", "model"]):
+            images, shape = DATA[dataset]
+            plain = modelled_energy(build_model(model, 10, shape[0]), shape)
+            total += training_modelled_kwh(
+                part,
+                plain.energy_modelled_with_memory_j_per_image,
+                round(settings["data"]["validation_share"] * images),
+            )
+    return total
+
+
+def finals_table(finals: pd.DataFrame, readings: pd.DataFrame) -> pd.DataFrame:
+    """Measured and modelled energy of tested networks side by side, a row each, cheapest first.
+
+    `finals` is the table of their trainings, `readings` that of `given.measure_points`. Column
+    names say which energy is which; intervals (95 %) are of the mean, over seeds or readings.
+    """
+    summary = summarise_points(finals).set_index("origin")
+    measured = summarise_readings(readings, "origin").reindex(summary.index)
+    network = finals.groupby("origin").first().reindex(summary.index)
+    bits = network[list(pareto.ACTIVATION_BITS)].astype(int).astype(str).agg(" + ".join, axis=1)
+    table = pd.DataFrame(
+        {
+            "depth": network["shift_depth"],
+            "weight bits": network["weight_bits"],
+            "activation bits": bits,
+            "seeds": summary["seeds"],
+            "test accuracy (%)": 100 * summary["test_accuracy"],
+            "± (%)": 100 * summary["test_accuracy_half_width"],
+            "MODELLED inference (µJ/image)": 1e6 * summary[pareto.ENERGIES[1]],
+            "MEASURED inference (mJ/image)": 1e3 * measured["energy_measured_j_per_image"],
+            "± (mJ/image)": 1e3 * measured["half_width_j_per_image"],
+            "MEASURED training (Wh)": 1e3 * summary["energy_measured_kwh"],
+        }
+    )
+    return table.sort_values("MODELLED inference (µJ/image)", kind="stable")
 
 
 def fidelity_correlation(trials: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from dsnn_utils.footprint import (
     grid_intensity_gco2eq_per_kwh,
     grid_table,
     search_energy_kwh,
+    training_modelled_kwh,
 )
 
 # --- grids, emissions, water
@@ -199,3 +200,11 @@ def test_a_search_without_any_reading_has_no_measured_energy():
     trials = pd.DataFrame({"energy_measured_kwh": [None, None], "duration_s": [1.0, None]})
     energy_kwh, measured_share = search_energy_kwh(trials)
     assert math.isnan(energy_kwh) and measured_share == 0.0
+
+
+def test_a_training_is_three_passes_an_image_and_a_validation_one():
+    trials = pd.DataFrame({"epochs": [2, 3, 3], "train_size": [100, 50, None]})
+    joules = 2 * (3 * 100 + 10) + 3 * (3 * 50 + 10)
+    assert training_modelled_kwh(trials, 1.0, 10) == pytest.approx(joules / 3.6e6)
+    with pytest.raises(ValueError, match="validation_size=-1: must be"):
+        training_modelled_kwh(trials, 1.0, -1)

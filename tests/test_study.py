@@ -8,7 +8,9 @@ import pytest
 from scipy.stats import spearmanr
 
 from dsnn_utils import pareto, study
+from dsnn_utils.energy import modelled_energy
 from dsnn_utils.given import complete_points
+from dsnn_utils.models import build_model
 from dsnn_utils.runner import project_root
 from dsnn_utils.trials import read_runs, read_settings, read_trials
 
@@ -104,3 +106,39 @@ def test_the_committed_finalists_are_those_of_the_committed_search():
     committed = project_root() / "notebooks" / "profiles" / "cifar10_finals.json"
     trained = {point["label"]: point for point in json.loads(committed.read_text())}
     assert trained == {point["label"]: point for point in points}  # first what matters most
+
+
+def test_trainings_are_weighed_as_passes_of_the_plain_network():
+    run = project_root() / "figures" / "cifar10_quick"
+    trials, plain = read_trials(run), modelled_energy(build_model("resnet20", 10, 3), (3, 32, 32))
+    passes = 25 * 6 * (3 * 5000 + 2500)  # trainings, epochs, images
+    assert trials["epochs"].eq(6).all()
+    expected = passes * plain.energy_modelled_with_memory_j_per_image / 3.6e6
+    assert study.modelled_cost_kwh(["figures/cifar10_quick"]) == pytest.approx(expected)
+
+
+def test_measured_and_modelled_energy_stand_side_by_side():
+    point = {
+        "shift_depth": 20, "weight_bits": 4, "activation_integer_bits": 3,
+        "activation_fraction_bits": 2, "status": "SUCCESS", "energy_modelled_j_per_image": 1e-5,
+        "energy_measured_kwh": 0.01,
+    }  # fmt: skip
+    named = {"default": (0.8, 0.82, 4e-5), "cheap": (0.84, 0.85, 2e-5)}
+    finals = pd.DataFrame(
+        point | {"origin": n, "seed": s, "test_accuracy": a[s], pareto.ENERGIES[1]: a[2]}
+        for n, a in named.items()
+        for s in (0, 1)
+    )
+    readings = pd.DataFrame(
+        {"origin": name, "energy_measured_j_per_image": joules, "duration_s_per_image": 0.001,
+         "power_measured_w": 10.0}
+        for name, values in {"default": (0.01, 0.012), "cheap": (0.011, 0.011)}.items()
+        for joules in values
+    )  # fmt: skip
+    table = study.finals_table(finals, readings)
+    assert table.index.tolist() == ["cheap", "default"] and table["seeds"].eq(2).all()
+    assert table["test accuracy (%)"].tolist() == pytest.approx([84.5, 81])
+    assert table["MODELLED inference (µJ/image)"].tolist() == pytest.approx([20, 40])
+    assert table["MEASURED inference (mJ/image)"].tolist() == pytest.approx([11, 11])
+    assert table["± (mJ/image)"].tolist() == pytest.approx([0, 12.706], abs=1e-3)
+    assert table["MEASURED training (Wh)"].tolist() == pytest.approx([10, 10])
