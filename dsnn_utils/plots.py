@@ -1159,7 +1159,7 @@ def plot_finals(summary: pd.DataFrame, cost: str = pareto.ENERGIES[1]) -> TwoFac
     """Test accuracy over modelled energy of tested networks, from `given.summarise_points`.
 
     Whiskers are 95 % intervals of the mean over seeds; a network of a single seed has none. The
-    network named "default" is the star.
+    star is the network named "default", or whatever begins so.
     """
     needed = ["origin", "shift_depth", "seeds", "test_accuracy", "test_accuracy_half_width", cost]
     pareto.require_columns(summary, needed)
@@ -1168,7 +1168,7 @@ def plot_finals(summary: pd.DataFrame, cost: str = pareto.ENERGIES[1]) -> TwoFac
     figure, axis = new_axes(TWO_COLUMNS, 3.0)
     label, factor = AXES[cost]
     for _, row in rows.iterrows():
-        default = row["origin"] == "default"
+        default = row["origin"].startswith("default")
         colour = VERMILION if default else DEPTH_COLOURS(norm(row["shift_depth"]))
         x, y = factor * row[cost], 100 * row["test_accuracy"]
         half_width = 100 * row["test_accuracy_half_width"]

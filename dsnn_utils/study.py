@@ -117,30 +117,32 @@ def modelled_cost_kwh(folders: Sequence[str | Path]) -> float:
     return total
 
 
-def finals_table(finals: pd.DataFrame, readings: pd.DataFrame) -> pd.DataFrame:
+def finals_table(finals: pd.DataFrame, readings: pd.DataFrame | None = None) -> pd.DataFrame:
     """Measured and modelled energy of tested networks side by side, a row each, cheapest first.
 
     `finals` is the table of their trainings, `readings` that of `given.measure_points`. Column
     names say which energy is which; intervals (95 %) are of the mean, over seeds or readings.
     """
     summary = summarise_points(finals).set_index("origin")
-    measured = summarise_readings(readings, "origin").reindex(summary.index)
     network = finals.groupby("origin").first().reindex(summary.index)
     bits = network[list(pareto.ACTIVATION_BITS)].astype(int).astype(str).agg(" + ".join, axis=1)
-    table = pd.DataFrame(
-        {
-            "depth": network["shift_depth"],
-            "weight bits": network["weight_bits"],
-            "activation bits": bits,
-            "seeds": summary["seeds"],
-            "test accuracy (%)": 100 * summary["test_accuracy"],
-            "± (%)": 100 * summary["test_accuracy_half_width"],
-            "MODELLED inference (µJ/image)": 1e6 * summary[pareto.ENERGIES[1]],
+    columns = {
+        "depth": network["shift_depth"],
+        "weight bits": network["weight_bits"],
+        "activation bits": bits,
+        "seeds": summary["seeds"],
+        "test accuracy (%)": 100 * summary["test_accuracy"],
+        "± (%)": 100 * summary["test_accuracy_half_width"],
+        "MODELLED inference (µJ/image)": 1e6 * summary[pareto.ENERGIES[1]],
+    }
+    if readings is not None:
+        measured = summarise_readings(readings, "origin").reindex(summary.index)
+        columns |= {
             "MEASURED inference (mJ/image)": 1e3 * measured["energy_measured_j_per_image"],
             "± (mJ/image)": 1e3 * measured["half_width_j_per_image"],
-            "MEASURED training (Wh)": 1e3 * summary["energy_measured_kwh"],
         }
-    )
+    columns["MEASURED training (Wh)"] = 1e3 * summary["energy_measured_kwh"]
+    table = pd.DataFrame(columns)
     return table.sort_values("MODELLED inference (µJ/image)", kind="stable")
 
 

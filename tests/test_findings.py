@@ -79,6 +79,9 @@ def test_finals_decide_by_test_accuracy_and_energy():
     assert "(n = 2) at 10.0 µJ" in row["ours"]
     beaten = FINALS[FINALS["origin"].isin(["default", "wide", "bad"])]
     assert by_check(findings(trials(), finals=beaten)).loc["_default_dominated", "holds"] is False
+    renamed = FINALS["origin"].replace("wide", "default, other weights")
+    default, found = dominating_default(FINALS.assign(origin=renamed), ENERGY)
+    assert default["origin"] == "default, other weights" and found.empty  # the better start counts
     with pytest.raises(ValueError, match="must have a tested network of origin 'default'"):
         dominating_default(FINALS[FINALS["origin"] != "default"], ENERGY)
 
