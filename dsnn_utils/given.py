@@ -174,8 +174,8 @@ def learning_curves(trials: pd.DataFrame) -> pd.DataFrame:
     require_columns(trials, [CURVE])
     good = trials[trials["status"] == "SUCCESS"].reset_index(drop=True)
     varying = [n for n in _varying(trials) if n != "origin"]
-    points = good.groupby(varying, dropna=False).ngroups
-    if "origin" in trials and trials["origin"].nunique() == points:
+    points = good.groupby([*varying, "origin"], dropna=False).ngroups
+    if good["origin"].nunique() == points > 1:
         words = good["origin"]  # each point has a name of its own
     else:
         words = good[varying].apply(

@@ -1164,7 +1164,7 @@ def plot_finals(summary: pd.DataFrame, cost: str = pareto.ENERGIES[1]) -> TwoFac
     needed = ["origin", "shift_depth", "seeds", "test_accuracy", "test_accuracy_half_width", cost]
     pareto.require_columns(summary, needed)
     rows = summary.sort_values(cost, kind="stable")
-    norm = depth_norm(rows)
+    norm, spread = depth_norm(rows), np.ptp(rows["test_accuracy"])
     figure, axis = new_axes(TWO_COLUMNS, 3.0)
     label, factor = AXES[cost]
     for _, row in rows.iterrows():
@@ -1177,7 +1177,11 @@ def plot_finals(summary: pd.DataFrame, cost: str = pareto.ENERGIES[1]) -> TwoFac
             marker="*" if default else "o", ms=11 if default else 6, zorder=3,
         )  # fmt: skip
         text = f"{row['origin']}, n = {row['seeds']}"
-        axis.annotate(text, (x, y), (6, 3), textcoords="offset points", fontsize=7)
+        better = rows[rows["test_accuracy"] > row["test_accuracy"]]
+        close = (better[cost] / row[cost] - 1).abs() < 0.1
+        close &= better["test_accuracy"] - row["test_accuracy"] < 0.05 * spread
+        offset = (6, -9) if close.any() else (6, 3)  # below the label of the better one
+        axis.annotate(text, (x, y), offset, textcoords="offset points", fontsize=7)
     wide = rows[cost].max() > 4 * rows[cost].min()
     axis.set(xlabel=label, ylabel="Test accuracy (%)", xscale="log" if wide else "linear")
     if wide:
