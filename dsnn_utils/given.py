@@ -205,7 +205,7 @@ def summarise_points(trials: pd.DataFrame) -> pd.DataFrame:
     """A row per point: seeds, mean accuracy with the half-width of its 95 % interval, energy.
 
     Half-widths are Student's t over the seeds, empty for a single one. Failed trainings are counted
-    in `failed` and otherwise left out. Sorted by modelled energy.
+    in `failed` and otherwise left out, but their modelled energy is known. Sorted by it.
     """
     names = _varying(trials)
     values = [n for n in (*ACCURACIES, *ENERGIES) if n in trials.columns]
@@ -215,7 +215,7 @@ def summarise_points(trials: pd.DataFrame) -> pd.DataFrame:
         row = dict(zip(names, key, strict=True))
         row |= {"seeds": len(good), "failed": len(part) - len(good)}
         for name in values:
-            row[name] = good[name].mean()
+            row[name] = (part if name in ENERGIES[:2] else good)[name].mean()
             if name in ACCURACIES:
                 n = max(len(good), 1)
                 quantile = stats.t.ppf(0.975, n - 1) if n > 1 else math.nan

@@ -1159,11 +1159,12 @@ def plot_finals(summary: pd.DataFrame, cost: str = pareto.ENERGIES[1]) -> TwoFac
     """Test accuracy over modelled energy of tested networks, from `given.summarise_points`.
 
     Whiskers are 95 % intervals of the mean over seeds; a network of a single seed has none. The
-    star is the network named "default", or whatever begins so.
+    star is the network named "default", or whatever begins so. Networks whose trainings all failed
+    are left out.
     """
     needed = ["origin", "shift_depth", "seeds", "test_accuracy", "test_accuracy_half_width", cost]
     pareto.require_columns(summary, needed)
-    rows = summary.sort_values(cost, kind="stable")
+    rows = summary.dropna(subset=["test_accuracy"]).sort_values(cost, kind="stable")
     norm, spread = depth_norm(rows), np.ptp(rows["test_accuracy"])
     figure, axis = new_axes(TWO_COLUMNS, 3.0)
     label, factor = AXES[cost]

@@ -131,6 +131,7 @@ def finals_table(finals: pd.DataFrame, readings: pd.DataFrame | None = None) -> 
         "weight bits": network["weight_bits"],
         "activation bits": bits,
         "seeds": summary["seeds"],
+        "failed": summary["failed"],
         "test accuracy (%)": 100 * summary["test_accuracy"],
         "± (%)": 100 * summary["test_accuracy_half_width"],
         "MODELLED inference (µJ/image)": 1e6 * summary[pareto.ENERGIES[1]],

@@ -10,6 +10,7 @@ from scipy import stats
 
 from dsnn_utils import plots
 from dsnn_utils.given import (
+    ENERGIES,
     complete_points,
     grid_points,
     learning_curves,
@@ -144,6 +145,11 @@ def test_the_summary_has_students_interval(tmp_path):
     assert summary["test_accuracy_half_width"].tolist() == pytest.approx([half] * 3)
     one = summarise_points(trials[trials["seed"] == 0])
     assert one["val_accuracy_half_width"].isna().all()
+
+    trials.loc[trials["shift_depth"] == 7, "status"] = "DIVERGED"
+    failed = summarise_points(trials).set_index("shift_depth").loc[7]
+    assert (failed["seeds"], failed["failed"]) == (0, 3) and np.isnan(failed["test_accuracy"])
+    assert failed[ENERGIES[0]] == summary[ENERGIES[0]][1]  # is known without training
 
 
 def test_learning_curves_name_each_point_by_what_differs():

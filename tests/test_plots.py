@@ -662,7 +662,8 @@ def test_the_maps_of_a_grid_hold_every_training_and_frame_the_front():
 
 
 def test_finals_have_a_star_and_whiskers_where_there_are_seeds():
-    axis = plots.plot_finals(FINALS).static.axes[0]
+    failed = FINALS.head(1).assign(origin="fails", test_accuracy=np.nan)
+    axis = plots.plot_finals(pd.concat([FINALS, failed])).static.axes[0]
     star = [line for line in axis.lines if line.get_marker() == "*"]
     assert [line.get_xydata().tolist() for line in star] == [[[36.0, 84.0]]]
     assert [text.get_text() for text in axis.texts] == [
