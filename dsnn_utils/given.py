@@ -181,7 +181,7 @@ def learning_curves(trials: pd.DataFrame) -> pd.DataFrame:
         words = good[varying].apply(
             lambda row: ", ".join(_in_words(n, v) for n, v in row.items() if pd.notna(v)), axis=1
         )
-    curves = good.assign(point=words, val_accuracy=good[CURVE].str.split())
+    curves = good.assign(point=words, val_accuracy=good[CURVE].astype(str).str.split())
     curves = curves.explode("val_accuracy").astype({"val_accuracy": float})
     curves["epoch"] = curves.groupby(level=0).cumcount() + 1  # trial numbers may repeat
     columns = ["point", "shift_depth", "seed", "epoch", "val_accuracy"]

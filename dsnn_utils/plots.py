@@ -391,17 +391,21 @@ def plot_learning_curves(curves: pd.DataFrame) -> TwoFaced:
 
     pareto.require_columns(curves, ["point", "shift_depth", "seed", "epoch", "val_accuracy"])
     lines = "point" if curves["point"].nunique() <= 8 else "shift_depth"
-    palette = CATEGORIES if lines == "point" else DEPTH_COLOURS
     figure, axis = new_axes(TWO_COLUMNS, 2.8)
     percent = curves.assign(percent=100 * curves["val_accuracy"])
-    names = list(dict.fromkeys(curves[lines])) if lines == "point" else sorted(set(curves[lines]))
-    colours = dict(zip(names, sns.color_palette(palette, len(names)).as_hex(), strict=True))
-    style = {"style": lines, "style_order": names} if lines == "point" else {}
+    if lines == "point":
+        names, style = list(dict.fromkeys(curves[lines])), {"style": lines}
+        colours = dict(zip(names, sns.color_palette(CATEGORIES, len(names)).as_hex(), strict=True))
+    else:
+        names, style, norm = sorted(set(curves[lines])), {}, depth_norm(curves)
+        colours = {name: mpl.colors.to_hex(DEPTH_COLOURS(norm(name))) for name in names}
     sns.lineplot(
         percent, x="epoch", y="percent", hue=lines, hue_order=names, palette=colours,
         errorbar=("pi", 100), ax=axis, **style,
     )  # fmt: skip
     handles = axis.get_legend_handles_labels()[0]
+    for handle in handles if lines == "shift_depth" else ():
+        handle.set_label(f"depth {handle.get_label()}")
     axis.get_legend().remove()
     axis.set(xlabel="Epoch", ylabel="Validation accuracy (%)")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -1202,10 +1206,12 @@ def plot_finals(summary: pd.DataFrame, cost: str = pareto.ENERGIES[1]) -> TwoFac
 def plot_grid(trials: pd.DataFrame, cost: str = pareto.ENERGIES[1]) -> TwoFaced:
     """Validation accuracy of a full grid: depth x weight bits, a map per type and activation bits.
 
-    Framed cells are on the Pareto front of the whole grid, of loss and `cost`.
+    Framed cells are on the Pareto front of the whole grid, of loss and `cost`. Trainings that
+    failed leave an empty cell.
     """
     import seaborn as sns
 
+    failed = (trials["status"] != "SUCCESS").any()
     rows = pareto.successful(trials, ("loss", cost))
     on_front = rows.index.isin(pareto.pareto_front(rows, ("loss", cost)).index)
     bits = list(pareto.ACTIVATION_BITS)
@@ -1237,11 +1243,13 @@ def plot_grid(trials: pd.DataFrame, cost: str = pareto.ENERGIES[1]) -> TwoFaced:
             axis.set_title(f"{kind}, activations {integer} + {fraction} bits")
             axis.set(xlabel="", ylabel="")
             axis.tick_params(length=0, rotation=0)
+            axis.grid(visible=False)
         axis_row[0].set_ylabel("Weight bits")
     for axis in axes[-1]:
         axis.set_xlabel("Shift depth (layers)")
     frame = Patch(fill=False, ec=PINK, lw=1.8, label="on the Pareto front of the grid")
-    legend_above(figure, [frame])
+    empty = Patch(fill=False, ec=GREY, lw=0.5, label="empty: training failed")
+    legend_above(figure, [frame, empty] if failed else [frame])
     bar = figure.colorbar(
         mpl.cm.ScalarMappable(mpl.colors.Normalize(low, high), "viridis"), ax=axes, pad=0.01
     )

@@ -167,6 +167,8 @@ def test_learning_curves_name_each_point_by_what_differs():
     ]
     named = learning_curves(pd.DataFrame([r | {"origin": r["shift_type"]} for r in rows]))
     assert named["point"].unique().tolist() == ["Q", "PS"]
+    one_epoch = [row | {"validation_accuracy_by_epoch": 0.1} for row in rows]  # as CSV is read
+    assert learning_curves(pd.DataFrame(one_epoch))["val_accuracy"].tolist() == [0.1, 0.1]
     two_runs = learning_curves(pd.concat([pd.DataFrame(rows[:1])] * 2))
     assert two_runs["epoch"].tolist() == [1, 2, 1, 2]
     with pytest.raises(ValueError, match="validation_accuracy_by_epoch"):

@@ -671,6 +671,17 @@ def test_finals_have_a_star_and_whiskers_where_there_are_seeds():
     ]  # fmt: skip
 
 
+def test_many_learning_curves_are_drawn_by_depth():
+    points = [(f"point {n}", depth) for n, depth in enumerate([1, 10, 20] * 3)]
+    rows = [(name, depth, 0, epoch, 0.1 * epoch) for name, depth in points for epoch in (1, 2)]
+    columns = ["point", "shift_depth", "seed", "epoch", "val_accuracy"]
+    figure = plots.plot_learning_curves(pd.DataFrame(rows, columns=columns))
+    texts = [text.get_text() for text in figure.static.legends[0].get_texts()]
+    assert texts == [line.name for line in figure.interactive.data]
+    assert texts == ["depth 1", "depth 10", "depth 20"]
+    assert len({line.line.color for line in figure.interactive.data}) == 3
+
+
 def test_fidelities_are_named_with_what_they_take():
     axis = plots.plot_fidelities(FIDELITIES).static.axes[0]
     labels = [text.get_text() for text in axis.get_yticklabels()]

@@ -1,6 +1,7 @@
 """The CIFAR-10 study: what it cost, and how well cheap trainings foretell full ones."""
 
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -8,11 +9,14 @@ import pytest
 from scipy.stats import spearmanr
 
 from dsnn_utils import pareto, study
+from dsnn_utils.data import load_dataset
 from dsnn_utils.energy import modelled_energy
 from dsnn_utils.given import complete_points
 from dsnn_utils.models import build_model
+from dsnn_utils.run_directory import environment
 from dsnn_utils.runner import project_root
-from dsnn_utils.trials import read_runs, read_settings, read_trials
+from dsnn_utils.trial import Recipe, run_trial
+from dsnn_utils.trials import HYPERPARAMETERS, read_runs, read_settings, read_trials, to_records
 
 
 def fidelity_table(noise: dict[tuple, float], configurations: int = 12) -> pd.DataFrame:
@@ -108,6 +112,17 @@ def test_the_committed_finalists_are_those_of_the_committed_search():
     assert trained == {point["label"]: point for point in points}  # first what matters most
 
 
+def test_readings_are_taken_of_the_networks_that_are_trained():
+    profiles = project_root() / "notebooks" / "profiles"
+    names = ("cifar10_finals", "cifar10_finals_standard")
+    listed = [point for n in names for point in json.loads((profiles / f"{n}.json").read_text())]
+    trained = {point["label"]: point for point in complete_points(listed, 20, 30)}
+    listed = json.loads((profiles / "cifar10_readings.json").read_text())
+    for point in complete_points(listed, 20, 30):
+        format_ = ("shift_depth", "shift_type", "weight_bits", *pareto.ACTIVATION_BITS)
+        assert all(point[name] == trained[point["label"]][name] for name in format_)
+
+
 def test_trainings_are_weighed_as_passes_of_the_plain_network():
     run = project_root() / "figures" / "cifar10_quick"
     trials, plain = read_trials(run), modelled_energy(build_model("resnet20", 10, 3), (3, 32, 32))
@@ -142,3 +157,28 @@ def test_measured_and_modelled_energy_stand_side_by_side():
     assert table["MEASURED inference (mJ/image)"].tolist() == pytest.approx([11, 11])
     assert table["± (mJ/image)"].tolist() == pytest.approx([0, 12.706], abs=1e-3)
     assert table["MEASURED training (Wh)"].tolist() == pytest.approx([10, 10])
+
+
+@pytest.mark.skipif("DSNN_CIFAR10" not in os.environ, reason="DSNN_CIFAR10 is not set")
+def test_a_committed_training_gives_its_row_again(pytestconfig):
+    """The best fully shifted network of the grid, trained again (half a minute)."""
+    run = project_root() / "figures" / "cifar10_grid"
+    settings, trials = read_settings(run), read_trials(run)
+    row = trials.loc[trials[trials["shift_depth"] == 20]["val_accuracy"].idxmax()]
+    (point,) = to_records(row[list(HYPERPARAMETERS)].to_frame().T.infer_objects())
+    where = {
+        "name_or_path": os.environ["DSNN_CIFAR10"],
+        "root": pytestconfig.cache.mkdir("cifar10"),
+    }
+    data = load_dataset(**settings["data"] | where)
+    again, _, _ = run_trial(point, data, Recipe(**settings["recipe"]), int(row["seed"]))
+    assert again["train_size"] == row["train_size"]
+    for name in pareto.ENERGIES:
+        assert again[name] == pytest.approx(row[name], rel=1e-12)
+    # Other processors have other kernels, whose rounding grows over some hundred steps; a broken
+    # training gives 0.1.
+    made_on = json.loads((run / "search.json").read_text())["runs"][0]["hardware"]["cpu"]
+    same_cpu = environment()["hardware"]["cpu"] == made_on
+    assert again["val_accuracy"] == pytest.approx(
+        row["val_accuracy"], abs=0.02 if same_cpu else 0.1
+    )
