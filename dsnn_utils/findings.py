@@ -11,6 +11,9 @@ import pandas as pd
 from dsnn_utils import pareto
 from dsnn_utils.given import summarise_points
 
+# By so much two accuracies of 40 to 50 % on 2,000 images must differ (95 %) to be told apart.
+MARGIN = 0.03
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -36,8 +39,8 @@ def findings(
 
     `trials` is that of a search over the `objectives` (loss, modelled energy); `grid` one of given
     networks over depth and bits, `finals` one of the default and chosen networks with test
-    accuracies, `transfer` the same on other data. `holds` is True, False or None (cannot be told).
-    Importances are fANOVA's on the trials.
+    accuracies, `transfer` the same on other data. `holds` is True, False or None (cannot be told,
+    or not told from chance). Importances are fANOVA's on the trials, mean and range over the runs.
     """
     evidence = Evidence(trials, objectives, grid, finals, transfer, seed)
     rows = []
@@ -118,22 +121,33 @@ def _low_depths(e: Evidence) -> tuple[str, bool]:
     return text, bool(low.mean() >= 0.5)
 
 
-def _most_important(e: Evidence, objective: str) -> tuple[str, str]:
-    first = pareto.importance(e.trials, objective, e.seed).iloc[0]
-    text = f"{first['hyperparameter']} explains most ({100 * first['importance']:.0f} %)"
-    return text, first["hyperparameter"]
+def _most_important(
+    e: Evidence, objective: str, expected: Sequence[str]
+) -> tuple[str, bool | None]:
+    """Does one of `expected` come first in fANOVA? None where ranges over the runs overlap."""
+    table = pareto.importance(e.trials, objective, e.seed).set_index("hyperparameter")
+    is_expected = table.index.isin(expected)
+    first, rivals = table.iloc[[0]], table[is_expected != is_expected[0]]
+    text = ", ".join(
+        f"{row.Index} {100 * row.importance:.0f} % ({100 * row.lowest:.0f} to "
+        f"{100 * row.highest:.0f})"
+        for row in pd.concat([first, rivals.head(1)]).itertuples()
+    )
+    if rivals["highest"].max() >= first["lowest"].item():
+        return f"{text}: ranges of {first['runs'].item()} runs overlap", None
+    return text, bool(is_expected[0])
 
 
-def _depth_for_loss(e: Evidence) -> tuple[str, bool]:
-    text, name = _most_important(e, "loss")
-    return text, name == "shift_depth"
+def _depth_for_loss(e: Evidence) -> tuple[str, bool | None]:
+    text, holds = _most_important(e, "loss", ["shift_depth"])
+    return f"importance for the loss: {text}", holds
 
 
-def _bits_for_emissions(e: Evidence) -> tuple[str, bool]:
-    measured, name = _most_important(e, "emissions_gco2eq")
-    modelled, _ = _most_important(e, e.objectives[1])
-    text = f"emissions of the training: {measured}; modelled energy of an inference: {modelled}"
-    return text, name in pareto.ACTIVATION_BITS
+def _bits_for_emissions(e: Evidence) -> tuple[str, bool | None]:
+    measured, holds = _most_important(e, "emissions_gco2eq", pareto.ACTIVATION_BITS)
+    modelled, _ = _most_important(e, e.objectives[1], pareto.ACTIVATION_BITS)
+    text = f"for emissions of the training: {measured}; for modelled energy of an inference: "
+    return text + modelled, holds
 
 
 def _fewer_layers_save_more(e: Evidence) -> tuple[str, bool]:
@@ -155,23 +169,37 @@ def _fewer_layers_save_more(e: Evidence) -> tuple[str, bool]:
         change = 100 * (measured.iloc[-1] / measured.iloc[0] - 1)
         text += f"; measured energy of the training: {change:+.0f} % from depth {depths[0]} to "
         text += f"{depths[-1]} (median)"
+        cheaper = change > 0  # the papers' energy decides, as in `_low_depths`
     return text, bool(cheaper)
 
 
-def _balance(e: Evidence) -> tuple[str, bool]:
+def _balance(e: Evidence) -> tuple[str, bool | None]:
+    """True only where several depths and bits remain after steps that chance can explain go."""
     rows = e.trials if e.grid is None else e.grid
     front = pareto.pareto_front(rows, e.objectives)
+    told_apart = front.iloc[:1]
+    for number in range(1, len(front)):
+        row = front.iloc[[number]]
+        if row["loss"].item() <= told_apart["loss"].iloc[-1] - MARGIN:
+            told_apart = pd.concat([told_apart, row])
+    (strict, text), (safe, text_safe) = map(_depths_and_bits, (front, told_apart))
+    text = f"the {len(front)} networks of the front have {text}"
+    if strict and not safe:
+        text += f"; the {len(told_apart)} at least {100 * MARGIN:.0f} points apart: {text_safe}"
+        return text, None
+    return text, strict
+
+
+def _depths_and_bits(front: pd.DataFrame) -> tuple[bool, str]:
+    """Do several depths occur with several bits, and which ones?"""
     bits = front["activation_integer_bits"] + front["activation_fraction_bits"]
     used = {
         "depths": front["shift_depth"], "weight bits": front["weight_bits"],
         "activation bits": bits,
     }  # fmt: skip
     values = {name: sorted(column.astype(int).unique()) for name, column in used.items()}
-    text = f"the {len(front)} networks of the front have " + ", ".join(
-        f"{name} {' '.join(map(str, found))}" for name, found in values.items()
-    )
-    balanced = len(values["depths"]) > 1 and max(map(len, list(values.values())[1:])) > 1
-    return text, balanced
+    text = ", ".join(f"{name} {' '.join(map(str, found))}" for name, found in values.items())
+    return len(values["depths"]) > 1 and max(map(len, list(values.values())[1:])) > 1, text
 
 
 def _transfer(e: Evidence) -> tuple[str, bool]:

@@ -31,7 +31,7 @@ def grid() -> pd.DataFrame:
     return table.assign(
         status="SUCCESS", weight_bits=4,
         activation_integer_bits=bits, activation_fraction_bits=bits,
-        loss=0.1 + 0.01 * depth - 0.001 * bits, energy_measured_kwh=0.01 * (1 + 0.02 * depth),
+        loss=0.1 + 0.01 * depth - 0.004 * bits, energy_measured_kwh=0.01 * (1 + 0.02 * depth),
         **{ENERGY: 1e-6 * (30 - depth + bits)},
     )  # fmt: skip
 
@@ -97,10 +97,35 @@ def test_the_grid_says_whether_fewer_layers_can_save_more_and_what_was_measured(
     assert "+40 % from depth 0 to 20" in row["ours"]
     one_width = grid()[grid()["activation_integer_bits"] == 4]
     table = by_check(findings(trials(), grid=one_width))
-    assert table.loc["_fewer_layers_save_more", "holds"] is False  # each layer saves
+    assert table.loc["_fewer_layers_save_more", "holds"] is True  # measured energy decides
     assert table.loc["_balance", "holds"] is False  # all bits are the same
+    unread = by_check(findings(trials(), grid=one_width.assign(energy_measured_kwh=np.nan)))
+    assert unread.loc["_fewer_layers_save_more", "holds"] is False  # in the model each layer saves
 
 
-def test_balance_needs_several_depths_and_bits_on_the_front():
+def test_balance_needs_several_depths_and_bits_on_the_front_that_chance_does_not_explain():
     row = by_check(findings(trials(), grid=grid())).loc["_balance"]
     assert row["holds"] is True and "activation bits 8 32" in row["ours"]
+    alike = grid().assign(loss=lambda t: t["loss"] / 10)  # the same order, hardly any distance
+    row = by_check(findings(trials(), grid=alike)).loc["_balance"]
+    assert row["holds"] is None and "at least 3 points apart: depths 20" in row["ours"]
+
+
+@pytest.mark.parametrize(
+    "lead, holds", [({"shift_depth": 3.0}, True), ({"lr": 3.0}, False), ({}, None)]
+)
+def test_importance_counts_only_where_the_runs_agree(lead, holds):
+    """The loss of three runs hangs on one hyperparameter, or on a different one in each run."""
+    rng, runs = np.random.default_rng(0), []
+    names = ("shift_depth", "lr", "batch_size")
+    for seed in range(3):
+        run = pd.DataFrame({name: rng.uniform(size=40) for name in names})
+        weights = lead or {names[seed]: 3.0}
+        loss = sum(weight * run[name] for name, weight in weights.items())
+        runs.append(run.assign(seed=seed, trial=range(40), loss=loss + rng.normal(0, 0.01, 40)))
+    table = pd.concat(runs).assign(
+        status="SUCCESS", origin="model", max_shift_depth=1, emissions_gco2eq=np.nan,
+        weight_bits=4, activation_integer_bits=4, activation_fraction_bits=4, **{ENERGY: 1.0},
+    )  # fmt: skip
+    row = by_check(findings(table)).loc["_depth_for_loss"]
+    assert row["holds"] is holds and (" overlap" in row["ours"]) == (holds is None)
