@@ -1,9 +1,11 @@
 """From a plain network to a deep shift network: replace layers, starting at the output."""
 
 import copy
+from collections import Counter
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from dsnn_utils.layers import ShiftConv2d, ShiftLinear, ShiftSpec, check_spec
 from dsnn_utils.quantization import check_integer
@@ -37,19 +39,27 @@ def convert_to_shift(
     published initialisation, biases included (`reset_parameters` of the layers).
 
     A module that reads `layer.weight` itself where it should call the layer (torchvision's Swin
-    attention does) computes without the shift layer; nothing here can see that.
+    attention does), or that has kept `layer.forward`, computes without the shift layer; nothing
+    here can see that. A state_dict of the result holds its parameters and not the spec: load it
+    into a network that was converted with the same one.
 
     Raises ValueError for a shift_depth that is no integer from 0 to the number of shiftable layers,
-    a spec that is no ShiftSpec, and a layer under weight_norm or pruning hooks.
+    a spec that is no ShiftSpec, and a network whose layers could not be shift layers in silence:
+    under weight_norm, another parametrization or pruning, lazy and not yet initialised, with a
+    forward of their own (as set by hooks of some libraries), or, for PS, with a weight that another
+    module has, too.
     """
     names = shiftable_layers(model)
     why = f" (the model has {len(names)} shiftable layers)"
     shift_depth = check_integer("shift_depth", shift_depth, 0, len(names), why)
     check_spec(spec)
     plain = [name for name in names[:shift_depth] if type(model.get_submodule(name)) in SHIFT_CLASS]
+    if shift_depth:
+        _check_layers(model)
     for name in plain:
-        if "weight" not in model.get_submodule(name)._parameters:
-            raise ValueError(f"layer {name!r}: remove weight_norm or pruning before converting it")
+        _check_layer(name, model.get_submodule(name))
+    if spec.shift_type == "PS":
+        _check_not_tied(model, plain)
 
     result = copy.deepcopy(model)
     for name in plain:
@@ -75,6 +85,30 @@ def effective_weights(model: nn.Module) -> Tensor:
     layers = [model.get_submodule(name) for name in shiftable_layers(model)]
     weights = [x.effective_weight() if hasattr(x, "spec") else x.weight for x in layers]
     return torch.cat([weight.flatten().cpu() for weight in weights])
+
+
+def _check_layers(model: nn.Module) -> None:
+    """ValueError for layers that are of no listed class and would be one a moment later."""
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module) and isinstance(module, tuple(SHIFT_CLASS)):
+            raise ValueError(f"layer {name!r}: remove its parametrization before converting")
+        if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+            raise ValueError(f"layer {name!r}: run a batch through the network before converting")
+
+
+def _check_layer(name: str, layer: nn.Module) -> None:
+    if "weight" not in layer._parameters:
+        raise ValueError(f"layer {name!r}: remove weight_norm or pruning before converting it")
+    if "forward" in vars(layer):
+        raise ValueError(f"layer {name!r}: remove the forward set on this layer before converting")
+
+
+def _check_not_tied(model: nn.Module, names: list[str]) -> None:
+    """PS replaces a weight by two parameters of the layer: it cannot stay another module's, too."""
+    owners = Counter(id(p) for m in model.modules() for p in m._parameters.values())
+    for name in names:
+        if owners[id(model.get_submodule(name).weight)] > 1:
+            raise ValueError(f"layer {name!r}: its weight is another module's too, PS cannot share")
 
 
 def _close_fused_paths(model: nn.Module) -> None:

@@ -10,6 +10,7 @@ float convolution, so it cannot show what shift hardware saves.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -170,7 +171,8 @@ def operation_counts(
 
     Counted on the real forward pass of one zero image in eval mode, on the model's device; the
     model is left as it was. Works for any network of convolutions and linear layers: what runs is
-    counted, whether a module or a function.
+    counted, whether a module or a function. Layers have to be called: `layer.forward(x)` hides that
+    it is the layer which computes.
 
     Columns: ``layer`` (module name), ``kind`` (conv, linear, convert, batch_norm, activation,
     pooling, elementwise), ``arithmetic`` (float32, shift), ``operations``, ``macs`` (0 except for
@@ -186,20 +188,22 @@ def operation_counts(
     from memory of the given kind ("sram_1mb", "sram_8kb", "sram_32kb", "dram"). Weights take
     ``weight_bits`` in shift layers, else 32; activations take the layer's width, at most 32, as
     they come from float32. Batch norm, activation and element-wise operations work on values in
-    flight; only a second operand (the shortcut of a residual block) is read back. Moving data
-    around (padding, concatenation) is free.
+    flight; only a second operand (the shortcut of a residual block, or a parameter of its own size)
+    is read back. Moving data around (padding, concatenation) is free.
 
     Under these assumptions converting a layer saves energy from 1.2 multiply-accumulates
     per input value, which all but degenerate layers have (depthwise 3x3 with stride 2: 2.25).
     """
     if memory not in MEMORY_PJ_PER_BIT:
         raise ValueError(f"memory={memory!r}: must be one of {', '.join(MEMORY_PJ_PER_BIT)}")
-    if not input_shape or any(not isinstance(n, int) or n < 1 for n in input_shape):
+    if not input_shape or any(not isinstance(n, Integral) or n < 1 for n in input_shape):
         raise ValueError(
             f"input_shape={input_shape}: must be one image's shape in positive integers, "
             "without the batch, e.g. (3, 32, 32)"
         )
     table = pd.DataFrame(_count(model, (1, *input_shape)), columns=_Row._fields)
+    if table.empty:
+        raise ValueError("model: no operation was seen; a scripted or traced network hides them")
     table["memory_energy_modelled_j_per_image"] = (
         table["memory_bits"] * MEMORY_PJ_PER_BIT[memory] * 1e-12
     )
@@ -241,10 +245,14 @@ _ACTIVATION_PJ = {
     **dict.fromkeys(("silu", "silu_", "sigmoid", "sigmoid_", "tanh", "gelu"), _SMOOTH_PJ),
     **dict.fromkeys(("elu", "elu_", "hardswish", "hardswish_", "hardsigmoid"), _SMOOTH_PJ),
     **dict.fromkeys(("_softmax", "_log_softmax", "hardsigmoid_", "exp"), _SMOOTH_PJ),
+    **dict.fromkeys(("clamp_max", "_prelu_kernel", "softshrink", "hardshrink"), _COMPARE_PJ),
+    **dict.fromkeys(("mish", "softplus", "celu", "glu", "log_sigmoid_forward"), _SMOOTH_PJ),
+    **dict.fromkeys(("tanh_", "log", "pow", "sqrt", "rsqrt"), _SMOOTH_PJ),
 }
 _ELEMENTWISE_PJ = {
-    **dict.fromkeys(("add", "add_", "sub", "sub_"), FLOAT32_PJ["add"]),
+    **dict.fromkeys(("add", "add_", "sub", "sub_", "rsub"), FLOAT32_PJ["add"]),
     **dict.fromkeys(("mul", "mul_", "div", "div_"), FLOAT32_PJ["multiply"]),
+    "upsample_bilinear2d": 4 * _MULTIPLY_ADD_PJ,
 }
 _NOT_COVERED = ("attention", "transformer", "lstm", "gru", "rnn")  # refused, never undercounted
 _MATRIX_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "addmv", "mv", "linear")
@@ -290,10 +298,11 @@ class _OperationCounter(TorchDispatchMode):
         elif op in _ACTIVATION_PJ:
             self._other(layer, "activation", out.numel(), _ACTIVATION_PJ[op])
         elif op in _ELEMENTWISE_PJ and out.is_floating_point() and args[0].ndim:
-            tensors = sum(isinstance(arg, torch.Tensor) for arg in args[:2])
-            moved = FLOAT_BITS * (tensors - 1) * out.numel()
+            tensors = [arg for arg in args[:2] if isinstance(arg, torch.Tensor)]
+            own = [tensor.numel() for tensor in tensors if isinstance(tensor, nn.Parameter)]
+            moved = FLOAT_BITS * (own[0] if own else (len(tensors) - 1) * out.numel())
             self._other(layer, "elementwise", out.numel(), _ELEMENTWISE_PJ[op], moved)
-        elif "pool" in op or op in ("mean", "sum"):
+        elif ("pool" in op and "unpool" not in op) or op in ("mean", "sum"):
             windows = "pool" in op and "adaptive" not in op  # windows may overlap
             reads = out.numel() * math.prod(args[1]) if windows else args[0].numel()
             moved = FLOAT_BITS * (args[0].numel() + out.numel())

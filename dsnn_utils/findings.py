@@ -61,6 +61,9 @@ def dominating_default(finals: pd.DataFrame, cost: str) -> tuple[pd.Series, pd.D
     accurate of them is the one to beat. Raises ValueError without a tested default.
     """
     pareto.require_columns(finals, ["origin", "test_accuracy", cost])
+    for name in ("dataset", "model"):
+        if name in finals and finals[name].nunique() > 1:
+            raise ValueError(f"finals: must be of one {name}, not {finals[name].unique()}")
     summary = summarise_points(finals).dropna(subset=["test_accuracy"])
     is_default = summary["origin"].str.startswith("default")
     if not is_default.any():

@@ -7,6 +7,7 @@ leave ``pue`` at 1 for it.
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 import pandas as pd
 
@@ -261,5 +262,5 @@ def grid_table(energy_kwh: float = 1.0) -> pd.DataFrame:
 
 def check_number(name: str, value: float, minimum: float) -> None:
     """Raise ValueError unless ``value`` is a finite number of at least ``minimum``."""
-    if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= minimum):
+    if not (isinstance(value, Real) and math.isfinite(value) and value >= minimum):
         raise ValueError(f"{name}={value!r}: must be a finite number of at least {minimum}")

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from dsnn_utils.data import Dataset
+from dsnn_utils.data import Dataset, is_integer
 from dsnn_utils.energy import modelled_energy
 from dsnn_utils.execution import make_executor
 from dsnn_utils.meter import EnergyMeter, take_readings
@@ -38,15 +38,18 @@ def grid_points(levels: Mapping[str, Sequence]) -> list[dict]:
     >>> grid_points({"shift_depth": [10, 20], "weight_bits": [3]})
     [{'shift_depth': 10, 'weight_bits': 3}, {'shift_depth': 20, 'weight_bits': 3}]
 
-    Raises ValueError for levels that are no lists of at least one value.
+    Raises ValueError for levels that are no lists of at least one value and a name given twice.
     """
-    axes = []
+    axes, used = [], set()
     for names, values in levels.items():
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise ValueError(f"grid: {names}={values!r}: must be a list of at least one value")
         split = [name.strip() for name in names.split(",")]
+        if used & set(split):
+            raise ValueError(f"grid: {names!r}: a name must be on one axis only")
+        used |= set(split)
         together = values if len(split) > 1 else [[value] for value in values]
-        if any(isinstance(v, str) or len(v) != len(split) for v in together):
+        if any(not isinstance(v, list | tuple) or len(v) != len(split) for v in together):
             raise ValueError(f"grid: {names}={values!r}: must be lists of {len(split)} values")
         axes.append([dict(zip(split, row, strict=True)) for row in together])
     return [dict(itertools.chain(*(d.items() for d in row))) for row in itertools.product(*axes)]
@@ -78,6 +81,12 @@ def complete_points(points: Sequence[Mapping], max_depth: int, epochs: int) -> l
         point = default | dict(point)
         if point["optimizer"] not in ("SGD", "RMSprop"):
             point.pop("momentum")
+        valid = is_integer(point["epochs"], 1) and 0 < point["data_fraction"] <= 1
+        if not valid:
+            raise ValueError(
+                f"points: epochs={point['epochs']!r}, data_fraction={point['data_fraction']!r}: "
+                "must be an integer of at least 1 and a share of the data, over 0 and up to 1"
+            )
         completed.append(point)
     return completed
 
@@ -196,9 +205,10 @@ def _in_words(name: str, value) -> str:
 
 
 def _varying(trials: pd.DataFrame) -> list[str]:
-    """Columns that tell the points apart; shift depth always."""
-    names = [n for n in (*HYPERPARAMETERS, "origin") if n in trials.columns]
-    return [n for n in names if n == "shift_depth" or trials[n].nunique(dropna=False) > 1]
+    """Columns that tell the points apart; shift depth and origin always."""
+    names = [n for n in (*HYPERPARAMETERS, "dataset", "model", "origin") if n in trials.columns]
+    always = ("shift_depth", "origin")
+    return [n for n in names if n in always or trials[n].nunique(dropna=False) > 1]
 
 
 def summarise_points(trials: pd.DataFrame) -> pd.DataFrame:
@@ -206,7 +216,10 @@ def summarise_points(trials: pd.DataFrame) -> pd.DataFrame:
 
     Half-widths are Student's t over the seeds, empty for a single one. Failed trainings are counted
     in `failed` and otherwise left out, but their modelled energy is known. Sorted by it.
+    Raises ValueError for an empty table.
     """
+    if trials.empty:
+        raise ValueError("trials: must have at least one row")
     names = _varying(trials)
     values = [n for n in (*ACCURACIES, *ENERGIES) if n in trials.columns]
     rows = []

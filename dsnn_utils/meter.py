@@ -245,7 +245,7 @@ def _describe(tracker, first_reading) -> tuple[str, str]:
             methods.append("NVML" if torch.version.hip is None else "AMDSMI")
         elif kind != "RAM":  # always a constant, says nothing about the method
             methods.append(kind)
-    notes.append(f"memory assumed {first_reading.ram_power:g} W")
+    notes.append(f"memory assumed {first_reading.ram_power / tracker._pue:g} W")  # readings have it
     found = tracker.get_detected_hardware()
     hardware = [f"{found['cpu_model']}, {found['cpu_count']} threads"]
     hardware.append(f"{found['ram_total_size']:.1f} GB RAM")
@@ -446,18 +446,21 @@ def chance_to_rank(cv: float, difference_share: float, repetitions: int = 1) -> 
     """
     from scipy.special import ndtr
 
+    check_number("cv", cv, 0)
+    if cv == 0:
+        return 1.0 if difference_share else 0.5
     return float(ndtr(difference_share / (cv * math.sqrt(2 / repetitions))))
 
 
 def _batch_for(model: nn.Module, images, batch_size: int) -> torch.Tensor:
     """The first images on the model's device and in its number type (uint8 becomes 0..1)."""
     check_number("batch_size", batch_size, 1)
-    parameter = next(model.parameters())
+    parameter = next(model.parameters(), torch.empty(0))
     batch = getattr(images, "images", images)[:batch_size]
     if not len(batch):
         raise ValueError("images: must hold at least one image")
-    batch = batch.to(parameter.device)
-    return batch.to(parameter.dtype) / 255 if batch.dtype == torch.uint8 else batch
+    scale = 255 if batch.dtype == torch.uint8 else 1
+    return batch.to(parameter.device, parameter.dtype) / scale
 
 
 def _wait_for_gpu() -> None:

@@ -114,7 +114,7 @@ def known_good_configurations(max_depth: int | None = None) -> list[dict]:
         (10, "Q", 8, 5, 11, 184, "Adagrad", 0.01376535177340809, 0.6232249074330178,
          "deterministic", 0.003186370955560786, 100),
         (7, "PS", 3, 22, 19, 412, "Adam", 0.19574505010432006, 0.5759289191947714, "stochastic",
-         0.0015905368666715518, 47),
+         0.0015905368668715518, 47),
     )  # fmt: skip
     configurations = [dict(zip(names, row, strict=True)) for row in rows]
     if max_depth is None:
@@ -158,13 +158,13 @@ def compare(
 
 
 def _compare_one(row: Published, ours: dict | None, results: Mapping) -> dict:
-    value, used, reasons = None, None, []
+    value, used, seeds, reasons = None, None, 0, []
     if ours is None:
         reasons.append("no trials table given")
     else:
         value, used, seeds = _counterpart(row, ours, results, reasons)
         if value is not None:
-            reasons += _differences(row, used)
+            reasons = list(dict.fromkeys([*reasons, *_differences(row, used)]))
     comparable = value is not None and not reasons
     short = None if value is None else row.value - value
     status = "not yet"
@@ -256,7 +256,7 @@ def _accuracy(network: pd.Series, rows: pd.DataFrame, reasons: list) -> tuple[fl
     if pd.isna(network.get("test_accuracy")):
         reasons.append("ours is validation accuracy, the published one test accuracy")
         return float(network["val_accuracy"]), 1
-    names = [name for name in ("origin", *HYPERPARAMETERS) if name in rows]
+    names = [name for name in ("origin", "dataset", "model", *HYPERPARAMETERS) if name in rows]
     same = (rows[names] == network[names]) | (rows[names].isna() & network[names].isna())
     tested = rows.loc[same.all(axis=1), "test_accuracy"].dropna()
     return float(tested.mean()), len(tested)
@@ -268,7 +268,7 @@ def _loss_gain(ours: dict, reasons: list) -> tuple[float, int]:
     better = rows[(rows[objectives] <= default[objectives].astype(float)).all(axis=1)]
     best = better.loc[better["loss"].idxmin()]
     accuracy, seeds = _accuracy(best, rows, reasons)
-    default_accuracy, default_seeds = _accuracy(default, rows, [])
+    default_accuracy, default_seeds = _accuracy(default, rows, reasons)
     return 100 * (1 - (1 - accuracy) / (1 - default_accuracy)), min(seeds, default_seeds)
 
 

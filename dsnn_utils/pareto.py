@@ -385,14 +385,15 @@ def choose(
         if energy_budget is None or not energy_budget > 0:
             raise ValueError(f"energy_budget={energy_budget}: must be a positive number")
         rows = rows[rows[cost] <= energy_budget]
-        order, limit = [objectives[0], cost], f"energy_budget={energy_budget}"
+        order, limit = [drawn_objectives(objectives)[0], cost], f"energy_budget={energy_budget}"
         possible = f"at least the lowest {cost} of the table"
     else:
         require_columns(trials, ["val_accuracy"])
         if accuracy_floor is None or not 0 <= accuracy_floor <= 1:
             raise ValueError(f"accuracy_floor={accuracy_floor}: must be from 0 to 1")
         rows = rows[rows["val_accuracy"] >= accuracy_floor]
-        order, limit = [cost, objectives[0]], f"accuracy_floor={accuracy_floor}"
+        order = [cost, drawn_objectives(objectives)[0]]
+        limit = f"accuracy_floor={accuracy_floor}"
         possible = "at most the highest val_accuracy of the table"
     if rows.empty:
         raise ValueError(f"{limit}: must be {possible}; no row qualifies")

@@ -51,9 +51,10 @@ def finalists(trials: pd.DataFrame, objectives: Sequence[str]) -> list[dict]:
     known = paper.known_good_configurations(max_depth)
     found = {label: _point(row) for label, row in rows.items()}
     found |= {f"public {number}": _point(pd.Series(c)) for number, c in enumerate(known, start=1)}
-    points = [{"label": "default"}]
+    points, named = [{"label": "default"}], [_point(default)]
     for label, point in found.items():
-        if point not in ({**p, "label": None} for p in points):
+        if point not in named:
+            named.append(point)
             points.append(point | {"label": label})
     return points
 
@@ -122,8 +123,11 @@ def finals_table(finals: pd.DataFrame, readings: pd.DataFrame | None = None) -> 
 
     `finals` is the table of their trainings, `readings` that of `given.measure_points`. Column
     names say which energy is which; intervals (95 %) are of the mean, over seeds or readings.
+    Raises ValueError where two networks have the same label.
     """
     summary = summarise_points(finals).set_index("origin")
+    if not summary.index.is_unique:
+        raise ValueError("finals: must have an origin (label) of its own for every network")
     network = finals.groupby("origin").first().reindex(summary.index)
     bits = network[list(pareto.ACTIVATION_BITS)].astype(int).astype(str).agg(" + ".join, axis=1)
     columns = {

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dsnn_utils.data import Dataset, ImageSet, is_integer, require
+from dsnn_utils.layers import ShiftConv2d, ShiftLinear
 
 SCHEDULES = ("one_cycle", "constant")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -89,8 +90,8 @@ def train(
 ) -> list[dict]:
     """Train ``model`` in place on ``dataset.train`` and return its history.
 
-    The model is moved to ``device`` and to the channels_last memory format, and left in training
-    mode. One dict per epoch,
+    The model is moved to ``device`` and, unless it reshapes with ``view``, to the channels_last
+    memory format, and left in training mode. One dict per epoch,
     also given to ``on_epoch`` as soon as it is known: ``epoch`` (from 1), ``train_loss`` and
     ``train_accuracy`` (of the augmented batches, while learning), ``validation_loss`` and
     ``validation_accuracy``, ``lr`` (of the epoch's last step), ``duration_s`` (with validation).
@@ -98,7 +99,8 @@ def train(
     ``momentum`` is used by SGD (Nesterov) and RMSprop, the others have none. ``weight_decay``
     acts on weight matrices and kernels only: not on PS layers' ``shift`` and ``sign``, nor on
     one-dimensional parameters (biases, normalisation). ``schedule`` "one_cycle" warms up to
-    ``lr`` over the first 30 % of all steps and anneals to zero; "constant" keeps ``lr``.
+    ``lr`` over the first 30 % of all steps and anneals to zero (a cycle needs at least 3 steps,
+    fewer are made at ``lr``); "constant" keeps ``lr``.
     ``augment`` crops at random from the image with a border of an eighth of its size and, if
     ``dataset.flip``, mirrors every second image. ``precision`` "auto" is bfloat16 where the
     hardware computes in it and float32 elsewhere. A last batch of a single image is left out:
@@ -126,19 +128,18 @@ def train(
     if epochs == 0:
         return []
 
+    normalise = _place(model, dataset, device)
     seed_everything(seed)
     generator = torch.Generator().manual_seed(seed)  # batches do not depend on the model's draws
-    model.to(device=device, memory_format=torch.channels_last)
     data, validation = (
         ImageSet(part.images.to(device), part.labels.to(device))
         for part in (dataset.train, dataset.validation)
     )
-    normalise = _normaliser(dataset, device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=_bfloat16(precision, device))
     updates = _build_optimizer(model, optimizer, lr, momentum, weight_decay)
     steps = math.ceil(len(data) / batch_size) - (len(data) % batch_size == 1)
     scheduler = None
-    if schedule == "one_cycle":
+    if schedule == "one_cycle" and steps * epochs >= 3:
         scheduler = torch.optim.lr_scheduler.OneCycleLR(
             updates, lr, total_steps=steps * epochs, cycle_momentum=False
         )
@@ -207,8 +208,7 @@ def evaluate(
     require(is_integer(batch_size, 1), f"{batch_size=}: must be an integer of at least 1")
     require(len(images) > 0, "images: must hold at least one image")
     device = resolve_device(device)
-    model.to(device=device, memory_format=torch.channels_last)
-    normalise = _normaliser(dataset, device)
+    normalise = _place(model, dataset, device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     with _evaluation_mode(model), torch.autocast(device.type, enabled=False):
@@ -265,10 +265,12 @@ def _build_optimizer(
     model: nn.Module, name: str, lr: float, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
     decayed, plain = [], []
-    for parameter_name, parameter in model.named_parameters():
+    layers = [m for m in model.modules() if isinstance(m, (ShiftConv2d, ShiftLinear))]
+    ps = {id(p) for m in layers if m.spec.shift_type == "PS" for p in (m.shift, m.sign)}
+    for parameter in model.parameters():
         if parameter.requires_grad:
-            shifted = parameter_name.rpartition(".")[2] in ("shift", "sign")
-            (plain if shifted or parameter.ndim < 2 else decayed).append(parameter)
+            undecayed = id(parameter) in ps or parameter.ndim < 2
+            (plain if undecayed else decayed).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": plain, "weight_decay": 0.0},
@@ -306,6 +308,24 @@ def _batch(
     pixels = rows.to(device)[:, :, None] * batch.shape[3] + columns.to(device)[:, None, :]
     pixels = pixels.view(count, 1, -1).expand(-1, channels, -1)
     return batch.flatten(2).gather(2, pixels).view(count, channels, height, width)
+
+
+def _place(model: nn.Module, dataset: Dataset, device: torch.device):
+    """Move the model to the device; returns the function that makes its input from uint8 images.
+
+    In the channels_last format, which is faster here, unless a network cannot work on it.
+    """
+    model.to(device=device, memory_format=torch.channels_last)
+    normalise = _normaliser(dataset, device)
+    with torch.no_grad(), _evaluation_mode(model), torch.autocast(device.type, enabled=False):
+        try:
+            model(normalise(dataset.train.images[:1]))
+        except RuntimeError as error:
+            if "view" not in str(error):
+                raise
+            model.to(memory_format=torch.contiguous_format)
+            return lambda images: normalise(images).contiguous()
+    return normalise
 
 
 def _normaliser(dataset: Dataset, device: torch.device):

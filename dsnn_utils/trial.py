@@ -103,10 +103,12 @@ def run_trial(
     follows from the duration, with the assumptions of `footprint`. `test` adds the
     accuracy on the test set: for final evaluations only.
     A training that diverges gives status DIVERGED with the reason, not an exception.
+    Raises ValueError for epochs below 1, besides what `train` raises.
     """
+    require(point.get("epochs", 1) != 0, "epochs=0: must be at least 1")
     started = time.perf_counter()
     row = {"started_at": datetime.now(UTC).isoformat(timespec="seconds")}
-    data = take_fraction(dataset, point.get("data_fraction", 1.0))
+    data = take_fraction(dataset, point.get("data_fraction") or 1.0)
     network = build_network(point, data, recipe, seed)
     energy = modelled_energy(network, tuple(data.train.images.shape[1:]))
     row |= {
@@ -183,7 +185,7 @@ def energy_function(
             spec = ShiftSpec("Q", *(point[name] for name in FORMAT))  # PS takes the same operations
             for name in names:
                 shifted.get_submodule(name).spec = spec
-            change = (by_layer(shifted) - plain).reindex(names).to_numpy()
+            change = (by_layer(shifted) - plain).reindex(names, fill_value=0.0).to_numpy()
             by_depth[key] = plain.sum() + np.concatenate([[0.0], np.cumsum(change)])
         return float(by_depth[key][point["shift_depth"]])
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrizations, prune
 
 from dsnn_utils import ShiftConv2d, ShiftLinear, ShiftSpec, convert_to_shift, shiftable_layers
 from dsnn_utils.conversion import effective_weights
@@ -317,3 +317,28 @@ def test_invalid_spec_and_layer(net):
     prune.identity(net.stem, "weight")
     with pytest.raises(ValueError, match="layer 'stem': remove weight_norm or pruning"):
         convert_to_shift(net, 5, ShiftSpec())
+
+
+def test_what_would_not_shift_in_silence_is_refused():
+    spec, q = ShiftSpec("PS"), ShiftSpec("Q")
+    parametrized = nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match="layer '0': remove its parametrization"):
+        convert_to_shift(parametrized, 1, spec)
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(3), nn.Linear(3, 2))
+    with pytest.raises(ValueError, match="layer '1': run a batch through the network"):
+        convert_to_shift(lazy, 1, spec)
+    lazy(torch.zeros(1, 2, 2))
+    assert converted_names(convert_to_shift(lazy, 2, spec)) == ["2", "1"]
+
+    patched = nn.Sequential(nn.Linear(4, 3))
+    original = patched[0].forward
+    patched[0].forward = lambda x: original(x)
+    with pytest.raises(ValueError, match="layer '0': remove the forward set on this layer"):
+        convert_to_shift(patched, 1, spec)
+
+    tied = nn.Sequential(nn.Linear(4, 4, bias=False), nn.ReLU(), nn.Linear(4, 4, bias=False))
+    tied[2].weight = tied[0].weight
+    with pytest.raises(ValueError, match="layer '2': its weight is another module's too"):
+        convert_to_shift(tied, 2, spec)
+    shifted = convert_to_shift(tied, 2, q)
+    assert shifted[2].weight is shifted[0].weight  # Q keeps the tie

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -319,3 +320,46 @@ def test_every_objective_carries_its_unit_in_its_name():
     for name, objective in OBJECTIVES.items():
         assert name.endswith(suffixes.get(objective.unit, ""))
         assert objective.description
+
+
+class Scale(nn.Module):
+    """A parameter times its input, as in the layer scale of ConvNeXt."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4, 1, 1))
+
+    def forward(self, x):
+        return self.scale * x
+
+
+def test_a_parameter_of_an_elementwise_operation_is_read_at_its_own_size():
+    row = operation_counts(Scale(), (4, 8, 8)).iloc[0]
+    assert row["operations"] == 256 and row["memory_bits"] == 32 * 4
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.PReLU(), nn.Mish(), nn.Softplus(), nn.CELU(), nn.LogSigmoid(), nn.Hardshrink()]
+)
+def test_rarer_activations_are_counted(layer):
+    table = operation_counts(layer, (4, 8, 8))
+    assert by_kind(table) == {"activation": 256}
+
+
+def test_unpooling_moves_data():
+    class Unpool(nn.Module):
+        def forward(self, x):
+            pooled, indices = F.max_pool2d(x, 2, return_indices=True)
+            return F.max_unpool2d(pooled, indices, 2)
+
+    assert by_kind(operation_counts(Unpool(), (4, 8, 8))) == {"pooling": 4 * 8 * 8}
+
+
+def test_a_network_of_which_nothing_is_seen_is_refused():
+    with pytest.raises(ValueError, match="no operation was seen"):
+        modelled_energy(nn.Flatten(), (4, 2))
+
+
+def test_numpy_shapes(resnet20):
+    shape = tuple(np.array([3, 32, 32]))
+    assert modelled_energy(resnet20, shape) == modelled_energy(resnet20, (3, 32, 32))

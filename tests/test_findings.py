@@ -82,6 +82,10 @@ def test_finals_decide_by_test_accuracy_and_energy():
     renamed = FINALS["origin"].replace("wide", "default, other weights")
     default, found = dominating_default(FINALS.assign(origin=renamed), ENERGY)
     assert default["origin"] == "default, other weights" and found.empty  # the better start counts
+    with pytest.raises(ValueError, match="must be of one model"):
+        dominating_default(FINALS.assign(model=["resnet20", "vgg19"] * 3 + ["resnet20"]), ENERGY)
+    default_only = FINALS[FINALS["origin"] == "default"]  # the others are still to be trained
+    assert len(dominating_default(default_only, ENERGY)[1]) == 0
     with pytest.raises(ValueError, match="must have a tested network of origin 'default'"):
         dominating_default(FINALS[FINALS["origin"] != "default"], ENERGY)
 

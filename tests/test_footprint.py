@@ -75,6 +75,10 @@ def test_footprint_refuses_impossible_numbers(arguments, message):
         footprint(**arguments)
 
 
+def test_numpy_numbers_are_numbers():
+    assert footprint(np.float32(2)) == footprint(2.0)
+
+
 def test_the_same_energy_in_all_grids():
     one, two = grid_table(), grid_table(2.0)
     assert len(one) > 200 and one["country"].is_unique

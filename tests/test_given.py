@@ -61,6 +61,8 @@ def test_points_are_completed_with_the_default():
         ({"weight_bits": 1}, "points: weight_bits=1: must be in"),
         ({"shift_depth": 21}, "points: shift_depth=21: must be in"),
         ({"shift_depth": -1}, "points: shift_depth=-1: must be in"),
+        ({"epochs": -3}, "points: epochs=-3"),
+        ({"data_fraction": 7}, "points: .*data_fraction=7"),
     ],
 )
 def test_bad_points(point, message):
@@ -81,6 +83,10 @@ def test_a_grid_is_the_product_of_its_levels():
     assert together[1] == {"activation_integer_bits": 8, "activation_fraction_bits": 6}
     with pytest.raises(ValueError, match="grid: lr, momentum=.*must be lists of 2 values"):
         grid_points({"lr, momentum": [[0.1]]})
+    with pytest.raises(ValueError, match="grid: lr, momentum=.*must be lists of 2 values"):
+        grid_points({"lr, momentum": [0.1, 0.2]})
+    with pytest.raises(ValueError, match="grid: 'shift_depth, lr': a name must be on one axis"):
+        grid_points({"shift_depth": [1, 2], "shift_depth, lr": [[3, 0.1]]})
     for levels in (3, [], "Q"):
         with pytest.raises(ValueError, match="grid: weight_bits=.*must be a list"):
             grid_points({"weight_bits": levels})

@@ -388,6 +388,7 @@ def test_chance_to_rank_agrees_with_simulated_readings():
     four = (a.reshape(-1, 4).mean(1) < b.reshape(-1, 4).mean(1)).mean()
     assert chance_to_rank(0.05, 0.03, 4) == pytest.approx(four, abs=0.01)
     assert chance_to_rank(0.05, 0.0) == 0.5
+    assert chance_to_rank(0.0, 0.03) == 1.0  # readings without spread
 
 
 # --- single readings in turn

@@ -133,6 +133,9 @@ def test_a_tested_network_counts_with_all_its_seeds():
     assert "n = 2" in table.loc["Default DSNN, accuracy", "why"]
     assert table.loc["Pareto solution 1, accuracy", "ours"] == pytest.approx(83)
     assert table.loc["ResNet20, float32, accuracy", "ours"] == pytest.approx(91)
+    untested = first.assign(test_accuracy=[np.nan, 0.85, 0.91])  # the default's error is not known
+    gain = by_what(paper.compare(untested)).loc["Lower loss than the default, up to"]
+    assert gain["status"] == "not yet" and "validation accuracy" in gain["why"]
 
 
 def test_a_table_without_the_default_still_compares():

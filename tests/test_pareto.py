@@ -260,6 +260,9 @@ def test_budget_and_floor():
     rows = table([[0.1, 5.0], [0.2, 3.0], [0.3, 1.0], [0.25, 3.0]])
     assert pareto.choose(rows, "energy_budget", energy_budget=3.0)["trial"] == 1
     assert pareto.choose(rows, "accuracy_floor", accuracy_floor=0.75)["trial"] == 1
+    turned = pareto.DEFAULT_OBJECTIVES[::-1]  # the rules do not depend on the order
+    assert pareto.choose(rows, "energy_budget", turned, energy_budget=3.0)["trial"] == 1
+    assert pareto.choose(rows, "accuracy_floor", turned, accuracy_floor=0.75)["trial"] == 1
     for rule, limit in (("energy_budget", 0.5), ("accuracy_floor", 0.95)):
         with pytest.raises(ValueError, match=rf"{rule}={limit}: must be .*; no row qualifies"):
             pareto.choose(rows, rule, **{rule: limit})

@@ -157,6 +157,9 @@ def test_measured_and_modelled_energy_stand_side_by_side():
     assert table["MEASURED inference (mJ/image)"].tolist() == pytest.approx([11, 11])
     assert table["± (mJ/image)"].tolist() == pytest.approx([0, 12.706], abs=1e-3)
     assert table["MEASURED training (Wh)"].tolist() == pytest.approx([10, 10])
+    unnamed = finals.assign(origin="given", weight_bits=[4, 4, 5, 5])
+    with pytest.raises(ValueError, match="must have an origin \\(label\\) of its own"):
+        study.finals_table(unnamed)
 
 
 @pytest.mark.skipif("DSNN_CIFAR10" not in os.environ, reason="DSNN_CIFAR10 is not set")

@@ -419,3 +419,36 @@ def test_numpy_numbers_are_numbers(few):
         epochs=np.int64(1),
         seed=np.int64(1),
     )
+
+
+class Viewing(nn.Module):
+    """The reshaping of many tutorials, which only contiguous images allow."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.Linear(128, 10)
+
+    def forward(self, x):
+        return self.linear(self.conv(x).relu().view(-1, 128))
+
+
+def test_networks_that_reshape_with_view_are_trained(few):
+    seed_everything(0)
+    model = convert_to_shift(Viewing(), 2, ShiftSpec(shift_type="Q"))
+    history = train(model, few, epochs=3, batch_size=32, augment=False)
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    result = evaluate(model, few.validation, few)
+    assert result["accuracy"] == pytest.approx(history[-1]["validation_accuracy"])
+    with pytest.raises(RuntimeError, match="shape"):  # other mistakes stay what they are
+        evaluate(nn.Sequential(nn.Flatten(), nn.Linear(5, 10)), few.validation, few)
+
+
+@pytest.mark.parametrize("size, epochs", [(40, 1), (40, 2)])
+def test_a_training_of_one_or_two_steps_learns(few, size, epochs):
+    data = replace(few, train=few.train[:size])
+    model = small_network()
+    before = copy.deepcopy(model.state_dict())
+    history = train(model, data, epochs=epochs, batch_size=64, lr=0.1)
+    assert history[-1]["lr"] == 0.1
+    change = (model[0].weight - before["0.weight"]).abs().max()
+    assert change > 1e-4

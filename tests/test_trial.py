@@ -6,13 +6,24 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
+from dsnn_utils import convert_to_shift
 from dsnn_utils.data import load_dataset
+from dsnn_utils.energy import modelled_energy
 from dsnn_utils.meter import EnergyMeter
 from dsnn_utils.models import build_model
-from dsnn_utils.space import published_default
+from dsnn_utils.space import published_default, to_spec
 from dsnn_utils.training import evaluate, seed_everything, train
-from dsnn_utils.trial import Recipe, TargetFunction, build_network, depth_bound, run_trial
+from dsnn_utils.trial import (
+    MODELLED,
+    Recipe,
+    TargetFunction,
+    build_network,
+    depth_bound,
+    energy_function,
+    run_trial,
+)
 from dsnn_utils.trials import COLUMNS
 
 
@@ -124,3 +135,32 @@ def test_the_depth_bound_is_counted(digits):
 def test_bad_recipes(change, message):
     with pytest.raises(ValueError, match=message):
         Recipe(**change)
+
+
+class WithAuxiliaryHead(nn.Module):
+    """Its last layer runs in training only, as the heads of GoogLeNet do."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 8), nn.Linear(8, 4)
+        self.auxiliary = nn.Linear(8, 4)
+
+    def forward(self, x):
+        hidden = self.first(x.flatten(1)).relu()
+        return self.second(hidden)
+
+
+def test_energy_known_beforehand_is_that_of_the_converted_network():
+    network = WithAuxiliaryHead()
+    point = published_default(3)
+    for objective in MODELLED:
+        energy_of = energy_function(network, (1, 4, 4), objective)
+        for depth in range(4):
+            shifted = convert_to_shift(network, depth, to_spec(point))
+            expected = getattr(modelled_energy(shifted, (1, 4, 4)), objective)
+            assert energy_of(point | {"shift_depth": depth}) == pytest.approx(expected, rel=1e-12)
+
+
+def test_no_epochs_are_no_trial(digits):
+    with pytest.raises(ValueError, match="epochs=0: must be at least 1"):
+        run_trial(published_default(20) | {"epochs": 0}, digits, Recipe())
