@@ -85,6 +85,12 @@ def require(condition, message: str) -> None:
         raise ValueError(message)
 
 
+def require_bools(**flags) -> None:
+    """ValueError naming the first that is neither True nor False: a text would count as true."""
+    for name, value in flags.items():
+        require(isinstance(value, bool), f"{name}={value!r}: must be True or False")
+
+
 def is_integer(value, minimum: int) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and value >= minimum
 
@@ -103,7 +109,8 @@ def load_dataset(
     ``name_or_path`` is ``digits``, ``cifar10``, ``fashion_mnist``, or the path of a directory or
     ``.zip`` that holds ``train/<class>/*.png`` (or jpg, ...) and possibly ``test/<class>/*``.
     ``root`` is where torchvision keeps its files and where decoded images are cached.
-    ``image_size`` (pixels) crops to the central square and resizes.
+    ``image_size`` (pixels) crops to the central square and resizes. Images are read as 8-bit grey
+    or colour, transparent ones on white.
 
     All splits are stratified. ``validation_share`` of the training images, drawn with ``seed``,
     become the validation part; ``train_size`` keeps that many of the rest, so the validation
@@ -220,13 +227,16 @@ def _load_torchvision(name: str, root: Path) -> tuple[list[str], ImageSet, Image
     return list(parts[0].classes), *sets
 
 
+DECODING = 2  # changed with what is made of a file, so that older caches are decoded again
+
+
 def _load_folder(path: Path, root: Path, image_size: int | None):
     """Images of a directory or zip, from the cache under ``root`` as long as nothing changed."""
     zipped = path.is_file()
     files = [path] if zipped else _files_below(path)
     status = [(str(file.relative_to(path)), file.stat()) for file in files]
     stamps = [(name, s.st_size, s.st_mtime_ns) for name, s in status]
-    key = hashlib.sha256(repr(stamps).encode()).hexdigest()
+    key = hashlib.sha256(f"{DECODING} {stamps}".encode()).hexdigest()
     place = hashlib.sha256(f"{path.resolve()} {image_size}".encode()).hexdigest()[:12]
     cache = root / "cache" / f"{path.stem}-{place}.pt"
 
@@ -248,29 +258,32 @@ def _load_folder(path: Path, root: Path, image_size: int | None):
 
 
 def _files_below(path: Path) -> list[Path]:
-    return sorted(
+    found = (
         Path(folder, name)
         for part in ("train", "test")
         for folder, _, names in os.walk(path / part, followlinks=True)
         for name in names
+        if not name.startswith(".")
     )
+    return sorted(file for file in found if file.is_file())  # a link may lead nowhere
 
 
 def _decode_all(path: Path, names: list[str], read, image_size: int | None) -> dict:
     """Class names and, for each part there is, its decoded images and labels."""
     members = {"train": [], "test": []}  # part -> [(file, class name)]
-    for name in names:
-        folders = name.split("/")[:-1]
-        if len(folders) > 2 and folders[0] not in members:
-            folders = folders[1:]  # a zip may have one folder around train/ and test/
-        hidden = name.startswith("__MACOSX") or "/." in name
-        if len(folders) >= 2 and folders[0] in members and not hidden:
+    must, seen = f"name_or_path='{path}': must", set()
+    for name, folders in _without_wrapper(names, must):
+        if len(folders) >= 2 and folders[0] in members:
+            seen.add(tuple(folders[:2]))
             if Path(name).suffix.lower() in IMAGE_SUFFIXES:
                 members[folders[0]].append((name, folders[1]))
 
+    empty = sorted(seen - {(part, label) for part in members for _, label in members[part]})
+    known = ", ".join(sorted(IMAGE_SUFFIXES))
+    none = "/".join(empty[0]) if empty else ""
+    require(not empty, f"{must} have images ({known}) in every class, {none} has none")
     classes = sorted({label for _, label in members["train"]})
     unknown = sorted({label for _, label in members["test"]} - set(classes))
-    must = f"name_or_path='{path}': must"
     require(classes, f"{must} have images in train/<class>/, found none")
     require(len(classes) > 1, f"{must} have at least 2 classes, found only {classes}")
     require(not unknown, f"{must} have all its test classes in train, {unknown} are missing there")
@@ -284,12 +297,36 @@ def _decode_all(path: Path, names: list[str], read, image_size: int | None) -> d
     return content | ({"test": (images[end:], labels[end:])} if members["test"] else {})
 
 
+def _without_wrapper(names: list[str], must: str) -> list[tuple[str, list[str]]]:
+    """Each file that is not hidden, and its folders without the one a zip may have around all."""
+    visible = [n for n in names if not (n.startswith(("__MACOSX", ".")) or "/." in n)]
+    folders = [name.split("/")[:-1] for name in visible if not name.endswith("/")]
+    visible = [name for name in visible if not name.endswith("/")]
+    parts = ("train", "test")
+    wrappers = {f[0] for f in folders if len(f) > 2 and f[1] in parts and f[0] not in parts}
+    require(len(wrappers) < 2, f"{must} hold one train/, found several in {sorted(wrappers)}")
+    around = {f[0] for f in folders if len(f) > 1}
+    if len(around) == 1 and all(len(f) > 2 and f[1] in parts for f in folders if len(f) > 1):
+        wrappers = around  # even if it is called train itself
+    return [
+        (name, f[1:] if f and f[0] in wrappers else f)
+        for name, f in zip(visible, folders, strict=True)
+    ]
+
+
 def _decode(names: list[str], read, image_size: int | None, what: str) -> torch.Tensor:
     def decode(name: str) -> torch.Tensor:
         try:
-            with Image.open(io.BytesIO(read(name))) as image:
-                require(image.mode[0] not in "IF", "more than 8 bits per channel")
+            content = read(name)
+            with Image.open(io.BytesIO(content)) as image:
+                # Pillow cuts 16-bit colour to 8 bits; the header of a PNG has the depth there.
+                deep = image.format == "PNG" and content[24] > 8
+                require(image.mode[0] not in "IF" and not deep, "more than 8 bits per channel")
                 grey = image.mode in ("1", "L", "LA")
+                if image.has_transparency_data:
+                    image = image.convert("RGBA")
+                    white = Image.new("RGBA", image.size, "white")
+                    image = Image.alpha_composite(white, image)
                 pixels = torch.from_numpy(np.array(image.convert("L" if grey else "RGB")))
         except Exception as error:  # of many kinds, but always about this one file
             raise ValueError(f"{what}, {name}: must be a readable image ({error})") from error

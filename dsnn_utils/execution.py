@@ -23,13 +23,16 @@ from pathlib import Path
 
 import torch
 
+from dsnn_utils.data import is_integer
 from dsnn_utils.training import Diverged
+from dsnn_utils.trials import HYPERPARAMETERS, STATUSES
 
 POLL_S = 0.2  # how often lost workers, overdue trials and new workers are looked for
 CONNECT_S = 10.0  # for a scheduler to answer
 PATIENCE_S = 60.0  # without any worker, before the user is told what is waited for
 
 Trial = tuple[int, dict]  # its number and its result columns
+BOOKKEEPING = ("trial", "seed", "strategy", "origin", "max_shift_depth", "asked_after")
 
 
 def make_executor(
@@ -48,7 +51,7 @@ def make_executor(
 
 def check_execution(n_workers, scheduler, trial_timeout_s) -> None:
     """Raises ValueError naming the parameter, its value and what is allowed."""
-    if isinstance(n_workers, bool) or n_workers != int(n_workers) or n_workers < 1:
+    if not is_integer(n_workers, 1):
         raise ValueError(f"n_workers={n_workers!r}: must be an integer of at least 1")
     if scheduler is not None and not (isinstance(scheduler, str) and scheduler):
         raise ValueError(
@@ -60,23 +63,47 @@ def check_execution(n_workers, scheduler, trial_timeout_s) -> None:
             f"n_workers={n_workers}: must be left out (1) with scheduler={scheduler!r}, all of "
             "whose workers are used"
         )
-    if trial_timeout_s is not None and not 0 < trial_timeout_s < math.inf:
+    number = isinstance(trial_timeout_s, int | float)
+    if trial_timeout_s is not None and not (number and 0 < trial_timeout_s < math.inf):
         raise ValueError(f"trial_timeout_s={trial_timeout_s!r}: must be over 0 seconds, or None")
 
 
 def run_safely(evaluate, point: Mapping, seed: int) -> dict:
-    """Run one trial; an exception or a loss that is not finite becomes a status and a reason."""
+    """Run one trial; an exception or a loss that is not finite becomes a status and a reason.
+
+    Numbers come back as Python's, whatever else is no text as text.
+    """
     try:
-        result = dict(evaluate(dict(point), seed))
+        result = {name: _plain(value) for name, value in evaluate(dict(point), seed).items()}
+        _check_result(result)
     except Diverged as error:
         return {"status": "DIVERGED", "reason": str(error)}
     except (Exception, SystemExit) as error:  # a crashed trial must not end the search
         status = "MEMORYOUT" if _out_of_memory(error) else "CRASHED"
         return {"status": status, "reason": f"{type(error).__name__}: {error}"}
-    result.setdefault("status", "SUCCESS")
     if result["status"] == "SUCCESS" and not math.isfinite(result.get("loss", math.nan)):
         result |= {"status": "DIVERGED", "reason": f"loss={result.get('loss')}: not finite"}
     return result
+
+
+def _plain(value):
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if getattr(value, "size", None) == 1 or getattr(value, "ndim", None) == 0:  # NumPy, PyTorch
+        return value.item()
+    return str(value)
+
+
+def _check_result(result: dict) -> None:
+    """ValueError for a result that would not fit into the trials table; sets a missing status."""
+    ours = sorted(result.keys() & {*BOOKKEEPING, *HYPERPARAMETERS})
+    if ours:
+        raise ValueError(f"result {ours[0]!r}: must not be a column that the search fills itself")
+    status = result.setdefault("status", "SUCCESS")
+    if status not in STATUSES:
+        raise ValueError(f"result status={status!r}: must be one of {', '.join(STATUSES)}")
+    if status == "SUCCESS" and not isinstance(result.get("loss"), int | float):
+        raise ValueError(f"result loss={result.get('loss')!r}: must be a number")
 
 
 def _out_of_memory(error: BaseException) -> bool:

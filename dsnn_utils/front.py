@@ -235,8 +235,9 @@ def _interactive_front(view: _View, title: str | None):
     shown, note = view.rows, ""
     if len(view.rows) > HOVER_AT_MOST:
         others = view.rows.drop(view.front.index)
-        shown = pd.concat([view.front, others.sample(HOVER_AT_MOST, random_state=0)])
-        note = f" (the front and {HOVER_AT_MOST} of {len(others)} other trials)"
+        some = others.sample(min(HOVER_AT_MOST, len(others)), random_state=0)
+        shown = pd.concat([view.front, some])
+        note = f" (the front and {len(some)} of {len(others)} other trials)"
     figure = plotly_figure(title={"text": (title or "") + note, "font": {"size": 14}})
     ends = f"<br>{view.x_label}: %{{x:.4g}}<br>{view.y_label}: %{{y:.4g}}"
 

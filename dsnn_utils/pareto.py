@@ -111,7 +111,7 @@ def default_trial(trials: pd.DataFrame, even_failed: bool = False) -> pd.Series:
     rows = default_rows(trials).sort_values("loss", kind="stable")
     if rows.empty and even_failed:
         rows = default_rows(trials.assign(status="SUCCESS"))
-        rows = rows.assign(status=trials["status"])
+        rows = rows.assign(status=trials.loc[rows.index, "status"])
     if rows.empty:
         raise ValueError(
             "trials: must have a row with origin 'default', shift_depth equal to max_shift_depth "

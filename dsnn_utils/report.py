@@ -128,7 +128,9 @@ def write_run_report(run: Path) -> Path:
     pareto.successful(trials)  # one clear error before any drawing
     results, note = _results_of(run)
     known = (run / "search.json").exists()
-    objectives = pareto.modelled_objectives(read_settings(run)["objectives"] if known else ())
+    objectives = pareto.modelled_objectives(
+        read_settings(run).get("objectives", ()) if known else ()
+    )
     chosen, rule = _chosen(trials, results, objectives)
     parts = [
         *_front_part(trials, chosen, objectives),

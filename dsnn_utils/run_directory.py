@@ -6,6 +6,7 @@ replaced atomically, so a reader, or a search after a kill, finds whole files.
 """
 
 import csv
+import itertools
 import json
 import os
 import platform
@@ -44,7 +45,8 @@ def locked(run_dir: Path):
     with file:
         try:
             if fcntl is not None:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Not lockf: whoever in this process closes another view of the file ends that.
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             file.seek(0)
             raise ValueError(
@@ -65,12 +67,13 @@ def locked(run_dir: Path):
 def open_run(run_dir: Path, settings: Mapping, n_trials: int) -> None:
     """Write `search.json`, or check that the directory belongs to the same settings.
 
-    Raises ValueError naming each setting that differs, or that the directory cannot be written.
+    Raises ValueError naming each setting that differs, that the directory cannot be written, or
+    that it has trials and does not say of what.
     """
     path = run_dir / "search.json"
     if path.exists():
         try:
-            info = json.loads(path.read_text())
+            info = json.loads(path.read_text(encoding="utf-8"))
             known = info["settings"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"run_dir={str(run_dir)!r}: search.json is damaged: {error}") from None
@@ -85,6 +88,10 @@ def open_run(run_dir: Path, settings: Mapping, n_trials: int) -> None:
                 f"empty or the same: {'; '.join(different)}"
             )
         info |= {"n_trials": n_trials}
+    elif (run_dir / "trials.csv").exists():
+        raise ValueError(
+            f"run_dir={str(run_dir)!r}: must be empty or hold a search.json besides its trials.csv"
+        )
     else:
         info = {
             "settings": settings,
@@ -104,21 +111,23 @@ def read_finished(run_dir: Path) -> list[dict]:
     """The rows of `trials.csv`, in the order the trials finished; empty if there is none.
 
     A last line that is not whole (the file was copied or cut by something else: the search itself
-    replaces it at once) is dropped with a warning, and the file kept as `trials.csv.damaged`.
+    replaces it at once) is dropped with a warning, and the file as it was kept beside it.
     Raises ValueError for other damage.
     """
     path = run_dir / "trials.csv"
     if not path.exists():
         return []
-    text = path.read_text(errors="replace")
+    text = path.read_text(encoding="utf-8", errors="replace")
     header, *lines = text.split("\n")  # of a whole file the last one is empty
     if lines and (lines[-1] or (lines[:-1] and not _whole(lines[-2], header))):
-        shutil.copyfile(path, path.with_name("trials.csv.damaged"))
+        copies = (path.with_name(f"trials.csv.damaged{n or ''}") for n in itertools.count())
+        copy = next(copy for copy in copies if not copy.exists())
+        shutil.copyfile(path, copy)
         kept = lines[:-1] if lines[-1] else lines[:-2]
         write_atomically(path, "".join(line + "\n" for line in [header, *kept]))
         warnings.warn(
             f"trials={str(path)!r}: the last line is damaged and dropped, its trial will be run "
-            "again; the file as it was is kept as trials.csv.damaged",
+            f"again; the file as it was is kept as {copy.name}",
             stacklevel=4,
         )
     rows = to_records(read_trials(path))
@@ -130,6 +139,8 @@ def read_finished(run_dir: Path) -> list[dict]:
 
 
 def _whole(line: str, header: str) -> bool:
+    if len(line) > csv.field_size_limit():  # not for this parser, nor the work of a cut
+        return True
     try:
         (names,), (values,) = csv.reader([header]), csv.reader([line])
     except (ValueError, csv.Error):
@@ -142,7 +153,7 @@ def read_running(run_dir: Path) -> list[dict]:
     """The trials proposed and perhaps not finished, as `write_running` left them."""
     path = run_dir / "running.json"
     try:
-        return json.loads(path.read_text()) if path.exists() else []
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     except ValueError:
         warnings.warn(f"{path} is damaged and ignored", stacklevel=4)
         return []

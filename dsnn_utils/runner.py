@@ -19,7 +19,6 @@ only: papermill would paste the section into the notebook as code.
 
 import argparse
 import ast
-import json
 import logging
 import os
 import re
@@ -511,6 +510,8 @@ def _plan(options: argparse.Namespace, notebooks: list[Path], out: Path) -> dict
     """The checked parameters of every notebook that is going to run, by its stem."""
     root = project_root()
     profile = load_profile(options.profile) if options.profile else {}
+    if "run_dir" in profile or "run_dir" in dict(options.parameters):
+        raise ValueError("run_dir: must be left out, the runner takes it from --out")
     plan = assign(profile, list(dict.fromkeys([*all_notebooks(), *notebooks])))
     overrides = assign(dict(options.parameters), notebooks)
     for notebook in notebooks:
@@ -538,11 +539,11 @@ def _front(out: Path):
     if not (out / "trials.csv").is_file():
         return None
     from dsnn_utils.pareto import DEFAULT_OBJECTIVES, pareto_front
-    from dsnn_utils.trials import read_trials
+    from dsnn_utils.trials import read_settings, read_trials
 
     search, objectives = out / "search.json", DEFAULT_OBJECTIVES
     if search.is_file():
-        objectives = json.loads(search.read_text())["settings"]["objectives"]
+        objectives = read_settings(out).get("objectives", objectives)
     columns = ["trial", "origin", "shift_depth", "shift_type", "weight_bits", "optimizer"]
     front = pareto_front(read_trials(out), objectives)
     return front[list(dict.fromkeys([*columns, "val_accuracy", *objectives]))]

@@ -9,21 +9,24 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import pandas as pd
 from ConfigSpace import ConfigurationSpace
 
 from dsnn_utils import paper, pareto
+from dsnn_utils.data import is_integer
 from dsnn_utils.energy import validate_objectives
 from dsnn_utils.execution import check_execution, make_executor
 from dsnn_utils.run_directory import locked, open_run, read_finished, read_running, write_running
 from dsnn_utils.space import (
+    MOMENTUM_OPTIMIZERS,
     Fidelity,
     check_configuration,
     dsnn_space,
     make_fidelity,
+    plain,
     published_default,
 )
 from dsnn_utils.strategies import MULTI_FIDELITY, STRATEGIES, make_strategy
@@ -64,6 +67,7 @@ class SearchSettings:
         if self.strategy not in STRATEGIES:
             known = ", ".join(STRATEGIES)
             raise ValueError(f"strategy={self.strategy!r}: must be one of {known}")
+        dsnn_space(self.max_depth, self.epochs, self.min_epochs)  # checks these three
         levels = self.levels  # checks fidelity and min_fidelity
         if not self.multi_fidelity and levels.name != "shift_depth":
             raise ValueError(
@@ -73,9 +77,17 @@ class SearchSettings:
             )
         for name, least in (("eta", 2), ("n_initial", 1), ("seed", 0)):
             value = getattr(self, name)
-            if isinstance(value, bool) or value != int(value) or value < least:
+            if not is_integer(value, least):
                 raise ValueError(f"{name}={value!r}: must be an integer of at least {least}")
+        for name in ("max_depth", "epochs", "min_epochs", "eta", "n_initial", "seed"):
+            if getattr(self, name) is not None:  # NumPy's integers have no JSON
+                object.__setattr__(self, name, int(getattr(self, name)))
         object.__setattr__(self, "objectives", validate_objectives(self.objectives))
+        seeds = tuple(plain(configuration) for configuration in self.seed_configurations)
+        object.__setattr__(self, "seed_configurations", seeds)
+        clash = sorted({f.name for f in fields(self)} & self.context.keys())
+        if clash:
+            raise ValueError(f"context: {clash[0]!r}: must not be the name of a setting")
         space = dsnn_space(self.max_depth, self.epochs, self.min_epochs, seed=self.seed)
         for configuration in self.seed_configurations:
             check_configuration(configuration, space, "seed_configurations")
@@ -101,17 +113,29 @@ class SearchSettings:
 
     def first_points(self) -> list[tuple[dict, str]]:
         """The points every strategy starts with, and their origin."""
-        default = published_default(self.max_depth, self.epochs)
+        default = {self.fidelity: self.levels.maximum}
+        default |= published_default(self.max_depth, self.epochs)
         rungs = self.levels.rungs(3 if self.strategy == "smac_mf_published" else self.eta)
-        points = [(default | {self.fidelity: value}, "default") for value in reversed(rungs)]
-        return points + [(default | dict(c), "seed") for c in self.seed_configurations]
+        values = rungs[::-1]
+        if default[self.fidelity] not in rungs:  # weight bits: it has 5
+            values = [default[self.fidelity], *values]
+        points = [(default | {self.fidelity: value}, "default") for value in values]
+        for point in (default | c for c in self.seed_configurations):
+            if point["optimizer"] not in MOMENTUM_OPTIMIZERS:
+                del point["momentum"]
+            points.append((point, "seed"))
+        return points
 
     def proposals(self, energy_of: Callable[[Mapping], float] | None = None):
         """The strategy that proposes all further points; `energy_of` as in `make_strategy`."""
+        levels = self.levels if self.multi_fidelity else None
+        if levels is not None and energy_of is not None:  # it has to take in all it is told
+            told = [point[self.fidelity] for point, _ in self.first_points()]
+            levels = replace(levels, minimum=min(levels.minimum, *told))
         return make_strategy(
             self.strategy,
             self.space(),
-            self.levels if self.multi_fidelity else None,
+            levels,
             self.objectives,
             self.seed,
             self.n_initial,
@@ -131,7 +155,8 @@ def read_seed_configurations(source: str | Path | None, max_depth: int) -> list[
     `source` is a run directory or a trials.csv (its front is taken: a warm start from an earlier
     run), a .json file with a list of configurations, "known_good" for those of
     `paper.known_good_configurations`, or None for none. Deeper ones than the network allows are
-    cut to `max_depth`; epochs and data fraction are left to the search.
+    cut to `max_depth`; epochs and data fraction are left to the search, and a plain network (depth
+    0) is left out.
 
     Raises ValueError or FileNotFoundError naming the source.
     """
@@ -157,7 +182,7 @@ def read_seed_configurations(source: str | Path | None, max_depth: int) -> list[
     for configuration in fitted:
         if "shift_depth" in configuration:
             configuration["shift_depth"] = min(configuration["shift_depth"], max_depth)
-    return fitted
+    return [configuration for configuration in fitted if configuration.get("shift_depth") != 0]
 
 
 def search(
@@ -174,11 +199,12 @@ def search(
 ) -> pd.DataFrame:
     """Search until the run directory holds trials 0 to `n_trials` - 1; returns the trials table.
 
-    `evaluate(point, seed)` runs one trial and returns its result columns; what it raises is
-    recorded as a crashed trial. If it also has `energy_of(objective)`, as `TargetFunction` has, a
-    modelled energy is computed beforehand and only the loss is left to the surrogate. The published
-    default is evaluated first, at every rung of the fidelity from the highest down, then the seed
-    configurations, then the strategy's proposals.
+    `evaluate(point, seed)` runs one trial and returns its result columns, `loss` and the objectives
+    among them; what it raises is recorded as a crashed trial. In a process of its own (see below)
+    it cannot start processes itself. If it also has `energy_of(objective)`, as `TargetFunction`
+    has, a modelled energy is computed beforehand and only the loss is left to the surrogate. The
+    published default is evaluated first, at every rung of the fidelity from the highest down, then
+    the seed configurations, then the strategy's proposals.
 
     A run that was killed or interrupted goes on after its last finished trial, and a larger
     `n_trials` extends a finished one. `on_trial(row, trials)` is called after each new trial.
@@ -195,17 +221,18 @@ def search(
     search, is damaged or cannot be written. Raises OSError for a disk that is full.
     """
     least = settings.least_trials
-    if isinstance(n_trials, bool) or n_trials != int(n_trials) or n_trials < least:
+    if not is_integer(n_trials, least):
         raise ValueError(
             f"n_trials={n_trials!r}: must be an integer of at least {least}: the default at each "
             f"fidelity and {len(settings.seed_configurations)} seed configurations "
             f"({least - settings.n_initial} trials), n_initial={settings.n_initial}"
         )
     check_execution(n_workers, scheduler, trial_timeout_s)
-    run_dir = Path(run_dir)
+    run_dir, n_trials = Path(run_dir), int(n_trials)
+    strategy = settings.proposals(_known_energy(evaluate, settings.objectives))
     with locked(run_dir):
         open_run(run_dir, settings.record(), n_trials)
-        run = _Run(run_dir, settings, _known_energy(evaluate, settings.objectives))
+        run = _Run(run_dir, settings, strategy)
         if not run.is_complete(n_trials):
             with make_executor(
                 evaluate, n_workers, scheduler, trial_timeout_s, isolate
@@ -214,25 +241,25 @@ def search(
                 while not run.is_complete(n_trials):
                     while executor.has_room() and (row := run.next_trial(n_trials)) is not None:
                         executor.submit(row["trial"], _hyperparameters(row), settings.seed)
-                    for number, result in executor.wait():
-                        row, table = run.finish(number, result)
-                        if on_trial is not None:
-                            on_trial(row, table)
+                    ended = [run.finish(number, result) for number, result in executor.wait()]
+                    for row, table in ended if on_trial is not None else ():
+                        on_trial(row, table)
         return read_trials(run_dir)
 
 
 class _Run:
     """The trials of a run, proposed and finished, and the strategy that knows of them."""
 
-    def __init__(self, run_dir: Path, settings: SearchSettings, energy_of=None):
+    def __init__(self, run_dir: Path, settings: SearchSettings, strategy):
         self._run_dir, self._settings = run_dir, settings
         self._finished = read_finished(run_dir)  # in the order they finished
         known = [r for r in read_running(run_dir) if r["asked_after"] <= len(self._finished)]
         self._known = {row["trial"]: row for row in [*known, *self._finished]}
         done = {row["trial"] for row in self._finished}
         self._open = {n: row for n, row in self._known.items() if n not in done}
-        self._points, self._strategy = settings.first_points(), settings.proposals(energy_of)
+        self._points, self._strategy = settings.first_points(), strategy
         self._asked = {}  # what the strategy proposed and was not told of, by trial
+        self._untold = []  # finished, with an energy nobody can guess yet
         self._n_asked = 0
         self._again = []  # trials to be run again, as they were lost in flight
 
@@ -267,9 +294,7 @@ class _Run:
 
     def finish(self, number: int, result: Mapping) -> tuple[dict, pd.DataFrame]:
         """Record the result of a trial, tell the strategy; returns its row and the table."""
-        row = self._open.pop(number) | result
-        if row.get("reason") is not None:  # one row, one line: so a cut one can be recognised
-            row["reason"] = " ".join(str(row["reason"]).split())
+        row = self._open.pop(number) | _with_objectives(result, self._settings.objectives)
         table = write_trials([*self._finished, row], self._run_dir)
         if not self._open:
             write_running([], self._run_dir)
@@ -287,15 +312,20 @@ class _Run:
             settings = self._settings
             row = {"trial": number, "seed": settings.seed, "strategy": settings.strategy}
             row |= {"origin": origin, "max_shift_depth": settings.max_depth}
-            row |= {"epochs": settings.epochs, "data_fraction": 1.0} | point
+            row |= {"shift_depth": settings.max_depth, "epochs": settings.epochs}
+            row |= {"data_fraction": 1.0} | point
             self._open[number] = row | {"asked_after": n_told}
         self._asked[number] = point if known is None else _recorded_point(known, point)
         return number
 
     def _tell(self, row: Mapping, earlier: Sequence[Mapping]) -> None:
-        point = self._asked.pop(row["trial"])
-        known = costs(row, earlier, self._settings.objectives)
-        self._strategy.tell(point, known, row["status"] == "SUCCESS")
+        self._untold.append(row)
+        for waiting in list(self._untold):
+            known = costs(waiting, [*earlier, row], self._settings.objectives)
+            if known is not None:
+                self._untold.remove(waiting)
+                point = self._asked.pop(waiting["trial"])
+                self._strategy.tell(point, known, waiting["status"] == "SUCCESS")
 
 
 def _known_energy(evaluate, objectives: Sequence[str]) -> Callable[[Mapping], float] | None:
@@ -308,21 +338,33 @@ def _hyperparameters(row: Mapping) -> dict:
     return {name: row[name] for name in HYPERPARAMETERS if row.get(name) is not None}
 
 
-def costs(row: Mapping, rows: Sequence[Mapping], objectives: Sequence[str]) -> list[float]:
+def _with_objectives(result: Mapping, objectives: Sequence[str]) -> dict:
+    """The result; as a failure where it lacks an objective (one may be empty, and is a number)."""
+    for name in objectives if result["status"] == "SUCCESS" else ():
+        if name not in result or not isinstance(result[name], int | float | None):
+            what = repr(result[name]) if name in result else "missing"
+            reason = f"objective {name!r}: must be a number in the result, is {what}"
+            return {**result, name: None, "status": "CRASHED", "reason": reason}
+    return dict(result)
+
+
+def costs(row: Mapping, rows: Sequence[Mapping], objectives: Sequence[str]) -> list[float] | None:
     """What a strategy is told of a trial, finite also for a failed one.
 
-    A failed trial counts as total validation error and, for an energy it could not tell, as the
-    worst of the earlier trials `rows`: bad enough to be avoided, without distorting a surrogate
-    as SMAC's own crash cost (infinity) does.
+    A failed trial counts as total validation error (or the worst loss of the trials `rows`, if that
+    is more) and, for an energy it could not tell, as the worst of `rows`: bad enough to be avoided,
+    without distorting a surrogate as SMAC's own crash cost (infinity) does. None if `rows` have no
+    such energy either.
     """
     values = []
     for name in objectives:
-        value = row.get(name)
-        if row["status"] != "SUCCESS" and name == "loss":
-            value = 1.0
-        elif value is None or not math.isfinite(value):
+        value, failed_loss = row.get(name), row["status"] != "SUCCESS" and name == "loss"
+        if failed_loss or value is None or not math.isfinite(value):
             seen = [earlier.get(name) for earlier in rows]
-            value = max((v for v in seen if v is not None and math.isfinite(v)), default=0.0)
+            seen = [v for v in seen if v is not None and math.isfinite(v)]
+            value = max([*seen, 1.0] if name == "loss" else seen, default=None)
+        if value is None:
+            return None
         values.append(float(value))
     return values
 

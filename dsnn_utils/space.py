@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pandas as pd
 from ConfigSpace import Categorical, ConfigurationSpace, Float, InCondition, Integer
 
+from dsnn_utils.data import is_integer
 from dsnn_utils.layers import ShiftSpec
 from dsnn_utils.training import OPTIMIZERS
 
@@ -106,11 +107,10 @@ def dsnn_space(
     `without` names the fidelity: the search sets it, so it is no hyperparameter then.
     `seed` seeds the sampling. The default configuration is the published one.
     """
-    if isinstance(max_depth, bool) or max_depth < 1:
-        raise ValueError(f"max_depth={max_depth!r}: must be an integer of at least 1")
-    if epochs < 1:
-        raise ValueError(f"epochs={epochs!r}: must be an integer of at least 1")
-    if min_epochs is not None and not 1 <= min_epochs <= epochs:
+    for name, value in (("max_depth", max_depth), ("epochs", epochs)):
+        if not is_integer(value, 1):
+            raise ValueError(f"{name}={value!r}: must be an integer of at least 1")
+    if min_epochs is not None and not (is_integer(min_epochs, 1) and min_epochs <= epochs):
         raise ValueError(f"min_epochs={min_epochs!r}: must be an integer from 1 to {epochs}")
     optimizer = Categorical("optimizer", OPTIMIZERS, default="SGD")
     momentum = Float("momentum", (0.0, 0.9), default=0.9)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from ConfigSpace import Configuration, ConfigurationSpace, Integer
+from ConfigSpace import Configuration, ConfigurationSpace, Constant, Integer
 
 from dsnn_utils.space import Fidelity, plain
 
@@ -190,7 +190,10 @@ class SmacKnownEnergy(Smac):
         n_initial: int,
     ):
         space = copy.deepcopy(space)
-        space.add(Integer(fidelity.name, (int(fidelity.minimum), int(fidelity.maximum))))
+        low, high = int(fidelity.minimum), int(fidelity.maximum)
+        space.add(
+            Integer(fidelity.name, (low, high)) if low < high else Constant(fidelity.name, low)
+        )
         self._fidelity, self._energy_of = fidelity.name, energy_of
         self._seen = set()
         super().__init__(space, ("loss",), seed, n_initial)

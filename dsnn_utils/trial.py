@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from dsnn_utils.conversion import convert_to_shift, shiftable_layers
-from dsnn_utils.data import Dataset, require, take_fraction
+from dsnn_utils.data import Dataset, require, require_bools, take_fraction
 from dsnn_utils.energy import modelled_energy, operation_counts
 from dsnn_utils.footprint import embodied_emissions_gco2eq
 from dsnn_utils.layers import ShiftSpec
@@ -65,6 +65,7 @@ class Recipe:
         for name, known in (("model", MODELS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             value = getattr(self, name)
             require(value in known, f"{name}={value!r}: must be one of {', '.join(known)}")
+        require_bools(augment=self.augment, published_init=self.published_init)
         smoothing = self.label_smoothing
         require(0 <= smoothing < 1, f"label_smoothing={smoothing!r}: must be in [0, 1)")
         resolve_device(self.device)
@@ -147,6 +148,7 @@ def run_trial(
             row |= {name: getattr(measurement, name) for name in MEASURED}
             row["energy_measured_method"] = measurement.method
         else:
+            row |= dict.fromkeys(MEASURED)
             row["energy_measured_method"] = f"untrusted: {measurement.reason}"
     if test and row["status"] == "SUCCESS":
         row["test_accuracy"] = evaluate(network, data.test, data, device=recipe.device)["accuracy"]

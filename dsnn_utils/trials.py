@@ -46,11 +46,19 @@ STATUSES = ("SUCCESS", "CRASHED", "DIVERGED", "TIMEOUT", "MEMORYOUT")
 
 
 def write_trials(rows: Sequence[Mapping], run_dir: Path) -> pd.DataFrame:
-    """Write the trials table, whole and atomically: a reader sees the old or the new one."""
+    """Write the trials table, whole and atomically: a reader sees the old or the new one.
+
+    Line breaks in texts become blanks: one row is one line, so that a cut one can be recognised.
+    """
     extra = [name for row in rows for name in row if name not in COLUMNS]
+    rows = [{name: _one_line(value) for name, value in row.items()} for row in rows]
     table = pd.DataFrame(rows, columns=[*COLUMNS, *dict.fromkeys(extra)])
     write_atomically(Path(run_dir) / "trials.csv", table.to_csv(index=False))
     return table
+
+
+def _one_line(value):
+    return " ".join(value.split()) if isinstance(value, str) else value
 
 
 def read_trials(path: str | Path) -> pd.DataFrame:
@@ -131,7 +139,7 @@ def write_atomically(path: Path, text: str) -> None:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with open(temporary, "w") as file:
+        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

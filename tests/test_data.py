@@ -5,6 +5,7 @@ import gzip
 import os
 import shutil
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +117,7 @@ def test_fractions_are_stratified_and_nested(counts, fraction, seed):
         assert found >= 1
         assert (size - len(counts)) * share - 1e-9 <= found <= size * share + 1 + 1e-9
     half = take_fraction(dataset, fraction / 2, seed).train.images.flatten().tolist()
-    assert numbers[: len(half)] == half
+    assert set(half) <= set(numbers)
     assert taken.validation is dataset.validation
 
 
@@ -355,3 +356,59 @@ def test_a_dataset_is_a_plain_object():
     assert dataclasses.replace(digits, flip=True).flip
     with pytest.raises(dataclasses.FrozenInstanceError):
         digits.flip = True
+
+
+# --- odd files
+
+
+def save(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def odd_folder(root: Path, image: Image.Image) -> Path:
+    for label in "ab":
+        for number in range(5):
+            save(image, root / "train" / label / f"{number}.png")
+    return root
+
+
+def test_transparent_images_stand_on_white(tmp_path):
+    icon = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    icon.putpixel((0, 0), (200, 10, 20, 255))
+    pixels = load_dataset(odd_folder(tmp_path / "icons", icon), root=tmp_path).train.images[0]
+    assert pixels[:, 0, 0].tolist() == [200, 10, 20] and pixels[:, 1, 1].tolist() == [255] * 3
+    grey = Image.new("LA", (4, 4), (0, 0))
+    images = load_dataset(odd_folder(tmp_path / "grey", grey), root=tmp_path).train.images
+    assert images.shape[1] == 1 and images.min() == 255
+
+
+def test_deep_colour_is_refused(tmp_path):
+    folder = odd_folder(tmp_path / "deep", Image.new("RGB", (4, 4)))
+    file = folder / "train" / "a" / "0.png"
+    content = bytearray(file.read_bytes())
+    content[24] = 16  # the bit depth in the header
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="0.png: must be a readable image.*more than 8 bits"):
+        load_dataset(folder, root=tmp_path)
+
+
+def test_no_class_vanishes_and_none_is_invented(tmp_path):
+    folder = odd_folder(tmp_path / "pets", Image.new("RGB", (4, 4)))
+    (folder / "train" / "a" / ".#note").symlink_to("nowhere")
+    (folder / "train" / "a" / "gone.png").symlink_to("nowhere")
+    assert len(load_dataset(folder, root=tmp_path).classes) == 2
+    (folder / "train" / "c").mkdir()
+    (folder / "train" / "c" / "0.avif").write_text("")
+    with pytest.raises(ValueError, match="in every class, train/c has none"):
+        load_dataset(folder, root=tmp_path)
+    for file in (folder / "train").glob("*/*"):
+        if file.suffix == ".avif" or file.is_symlink():
+            file.unlink()
+    zipped = zip_folder(folder, tmp_path / "a.zip", "train")  # all within a folder called train
+    assert load_dataset(zipped, root=tmp_path).classes == ("a", "b")
+    with zipfile.ZipFile(zip_folder(folder, tmp_path / "b.zip", "x"), "a") as archive:
+        archive.write(folder / "train" / "a" / "0.png", "y/train/a/0.png")
+    with pytest.raises(ValueError, match=r"must hold one train/, found several in \['x', 'y'\]"):
+        load_dataset(tmp_path / "b.zip", root=tmp_path)

@@ -250,6 +250,8 @@ def test_a_failed_default_only_on_request():
     rows.loc[rows["origin"] == "default", ["status", "loss"]] = ["DIVERGED", np.nan]
     with pytest.raises(ValueError, match="must have a row with origin 'default'"):
         pareto.default_trial(rows)
+    with pytest.raises(ValueError, match="must have a row with origin 'default'"):
+        pareto.default_trial(table([[0.2, 0.5]]), even_failed=True)
     failed = pareto.default_trial(rows, even_failed=True)
     assert failed["status"] == "DIVERGED" and failed["shift_depth"] == 20
     card = pareto.solution_card(rows, failed)

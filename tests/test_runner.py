@@ -293,6 +293,7 @@ def test_command_line_runs_in_order_and_reports(project, capsys):
     [
         (["-p", "ephocs", "1"], "parameter 'ephocs': unknown"),
         (["-p", "epochs", "many"], "epochs='many': must be an integer"),
+        (["-p", "run_dir", "runs/mine"], "run_dir: must be left out, the runner takes it"),
         (["--profile", "nope"], "profile='nope': must be one of"),
         (["nope"], "must be a readable notebook"),
         (["--out", "file/x"], "must be a writable folder"),

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dsnn_utils.execution import run_safely
 from dsnn_utils.pareto import pareto_front
 from dsnn_utils.search import SearchSettings, costs, read_seed_configurations, search
 from dsnn_utils.space import make_fidelity
@@ -175,7 +176,8 @@ def test_strategies_are_told_finite_costs():
         {"status": "SUCCESS", "loss": 0.1, "energy_modelled_j_per_image": 5e-6},
     ]
     assert costs({"status": "CRASHED"}, rows, OBJECTIVES) == [1.0, 5e-6]
-    assert costs({"status": "CRASHED"}, [], OBJECTIVES) == [1.0, 0.0]
+    assert costs({"status": "CRASHED"}, [], OBJECTIVES) is None  # told as soon as one is known
+    assert costs({"status": "CRASHED"}, [rows[0] | {"loss": 2.3}], OBJECTIVES) == [2.3, 3e-6]
     known = {"status": "DIVERGED", "energy_modelled_j_per_image": 4e-6}
     assert costs(known, rows, OBJECTIVES) == [1.0, 4e-6]
     assert costs(rows[0], rows, OBJECTIVES) == [0.2, 3e-6]
@@ -285,7 +287,7 @@ def test_other_fidelities(fidelity, tmp_path):
         set(trials[fidelity])
         == {
             "epochs": {1, 2, 4, 8},
-            "weight_bits": {2, 4, 8},
+            "weight_bits": {2, 4, 5, 8},  # 5 bits are the default's
             "data_fraction": {0.125, 0.25, 0.5, 1.0},
         }[fidelity]
     )
@@ -385,3 +387,135 @@ def test_the_plan_of_brackets_is_smacs(eta, minimum):
     for bracket, (_, row) in enumerate(plan.drop(columns="trainings").iterrows()):
         assert row[row > 0].tolist() == sizes[bracket]
     assert (plan["trainings"] == [sum(sizes[bracket]) for bracket in range(len(plan))]).all()
+
+
+# --- target functions and settings of one's own
+
+
+def test_a_failed_first_trial_is_told_once_an_energy_is_known(tmp_path):
+    def evaluate(point, seed):
+        if point["shift_depth"] == 20:
+            raise RuntimeError("too deep")
+        return synthetic(point, seed)
+
+    trials = run(tmp_path, evaluate, strategy="smac", n_trials=20)
+    assert trials.loc[0, "status"] == "CRASHED" and len(trials) == 20
+    assert run(tmp_path, evaluate, strategy="smac", n_trials=22)[:20].equals(trials)
+
+
+def test_seeds_may_be_shallower_than_the_lowest_fidelity(tmp_path):
+    own = {"min_fidelity": 5, "seed_configurations": [{"shift_depth": 2, "optimizer": "RAdam"}]}
+    trials = run(tmp_path, Known(synthetic), eta=3, **own)
+    seed = trials[trials["origin"] == "seed"].iloc[0]
+    assert seed["shift_depth"] == 2 and pd.isna(seed["momentum"])
+    assert trials["shift_depth"].min() >= 2
+
+
+def test_a_single_depth_is_no_fidelity_and_a_search_all_the_same(tmp_path):
+    trials = run(tmp_path / "a", Known(synthetic), min_fidelity=20, n_trials=15)
+    assert trials["shift_depth"].eq(20).all()
+    trials = run(tmp_path / "b", strategy="smac", max_depth=1, n_trials=12)
+    assert trials["shift_depth"].eq(1).all() and trials["status"].eq("SUCCESS").all()
+
+
+def test_seeds_with_another_fidelity(tmp_path):
+    own = {"fidelity": "data_fraction", "min_fidelity": 0.25, "epochs": 4}
+    trials = run(tmp_path, seed_configurations=[{"shift_type": "Q"}], **own)
+    assert trials.loc[trials["origin"] == "seed", "data_fraction"].tolist() == [1.0]
+
+
+def test_results_of_any_kind_leave_a_table_that_can_be_continued(tmp_path):
+    def evaluate(point, seed):
+        result = synthetic(point, seed)
+        return result | {
+            "loss": np.float32(result["loss"]), "energy_modelled_j_per_image":
+            np.array([result["energy_modelled_j_per_image"]]), "note": "two\nlines\r",
+            "history": np.linspace(0, 1, 40), "place": "K\u00e4fer \udcff",
+        }  # fmt: skip
+
+    trials = run(tmp_path, evaluate, strategy="random", n_trials=14)
+    assert trials["note"].eq("two lines").all() and trials["status"].eq("SUCCESS").all()
+    longer = run(tmp_path, evaluate, strategy="random", n_trials=16)
+    assert len(longer) == 16 and longer[:14].equals(trials)
+    assert not list(tmp_path.glob("*.damaged*"))
+
+
+@pytest.mark.parametrize(
+    ("own", "reason"),
+    [
+        ({"lr": 0.5}, "result 'lr': must not be a column that the search fills itself"),
+        ({"seed": 3}, "result 'seed': must not be a column"),
+        ({"status": "ok"}, "result status='ok': must be one of SUCCESS"),
+        ({"loss": None}, "result loss=None: must be a number"),
+        ({"energy_modelled_j_per_image": "0.5"}, "objective .*: must be a number.*is '0.5'"),
+    ],
+)
+def test_a_result_that_does_not_fit_is_a_failed_trial(tmp_path, own, reason):
+    trials = run(tmp_path, lambda p, s: synthetic(p, s) | own, strategy="random", n_trials=14)
+    assert trials["status"].eq("CRASHED").all() and trials["reason"].str.contains(reason).all()
+
+
+def test_a_missing_objective_is_a_failure_and_an_empty_one_is_not(tmp_path):
+    def evaluate(point, seed):
+        return synthetic(point, seed) | own
+
+    own, measured = {}, {"objectives": ("loss", "energy_measured_kwh"), "strategy": "smac"}
+    trials = run(tmp_path / "a", evaluate, n_trials=14, **measured)
+    assert (
+        trials["reason"]
+        .eq("objective 'energy_measured_kwh': must be a number in the result, is missing")
+        .all()
+    )
+    own = {"energy_measured_kwh": None}  # a reading that cannot be trusted
+    trials = run(tmp_path / "b", evaluate, n_trials=14, **measured)
+    assert trials["status"].eq("SUCCESS").all()
+
+
+def test_what_ended_together_is_on_disk_before_anything_else_happens(tmp_path, monkeypatch):
+    class Two:
+        """Two trials at once, in this process."""
+
+        def __init__(self, evaluate, *_):
+            self._evaluate, self._trials = evaluate, []
+
+        __enter__, __exit__ = (lambda self: self), (lambda self, *_: None)
+
+        def has_room(self):
+            return len(self._trials) < 2
+
+        def submit(self, *trial):
+            self._trials.append(trial)
+
+        def wait(self):
+            ended, self._trials = self._trials, []
+            return [(n, run_safely(self._evaluate, point, seed)) for n, point, seed in ended]
+
+    monkeypatch.setattr("dsnn_utils.search.make_executor", Two)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, strategy="random", n_trials=14, on_trial=interrupt)
+    assert read_trials(tmp_path)["trial"].tolist() == [0, 1]
+
+
+def interrupt(row, trials):
+    raise KeyboardInterrupt
+
+
+def test_trials_of_an_unknown_search_are_not_adopted(tmp_path):
+    run(tmp_path, strategy="random", n_trials=14)
+    (tmp_path / "search.json").unlink()
+    with pytest.raises(ValueError, match="must be empty or hold a search.json"):
+        run(tmp_path, strategy="random", n_trials=16)
+
+
+def test_numpy_settings_and_clashing_context():
+    settings = SearchSettings(
+        np.int64(20),
+        np.int32(3),
+        seed=np.int64(1),
+        seed_configurations=({"weight_bits": np.int64(b)} for b in (3, 4)),
+    )
+    assert [c["weight_bits"] for c in settings.record()["seed_configurations"]] == [3, 4]
+    with pytest.raises(ValueError, match="context: 'seed': must not be the name of a setting"):
+        SearchSettings(20, 3, context={"seed": 7})
+    with pytest.raises(ValueError, match="epochs=2.5: must be an integer"):
+        SearchSettings(20, 2.5)

@@ -126,6 +126,7 @@ def test_the_depth_bound_is_counted(digits):
     ("change", "message"),
     [
         ({"model": "lenet"}, "model='lenet': must be one of resnet20"),
+        ({"augment": "false"}, "augment='false': must be True or False"),
         ({"schedule": "cosine"}, "schedule='cosine': must be one of one_cycle"),
         ({"precision": "int8"}, "precision='int8': must be one of"),
         ({"label_smoothing": 1.0}, "label_smoothing=1.0: must be"),
