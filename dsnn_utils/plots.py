@@ -1169,7 +1169,7 @@ def plot_finals(summary: pd.DataFrame, cost: str = pareto.ENERGIES[1]) -> TwoFac
     needed = ["origin", "shift_depth", "seeds", "test_accuracy", "test_accuracy_half_width", cost]
     pareto.require_columns(summary, needed)
     rows = summary.dropna(subset=["test_accuracy"]).sort_values(cost, kind="stable")
-    norm, spread = depth_norm(rows), np.ptp(rows["test_accuracy"])
+    norm = depth_norm(rows)
     figure, axis = new_axes(TWO_COLUMNS, 3.0)
     label, factor = AXES[cost]
     for _, row in rows.iterrows():
@@ -1181,12 +1181,6 @@ def plot_finals(summary: pd.DataFrame, cost: str = pareto.ENERGIES[1]) -> TwoFac
             x, y, None if np.isnan(half_width) else half_width, color=colour, capsize=2.5, lw=1,
             marker="*" if default else "o", ms=11 if default else 6, zorder=3,
         )  # fmt: skip
-        text = f"{row['origin']}, n = {row['seeds']}"
-        better = rows[rows["test_accuracy"] > row["test_accuracy"]]
-        close = (better[cost] / row[cost] - 1).abs() < 0.1
-        close &= better["test_accuracy"] - row["test_accuracy"] < 0.05 * spread
-        offset = (6, -9) if close.any() else (6, 3)  # below the label of the better one
-        axis.annotate(text, (x, y), offset, textcoords="offset points", fontsize=7)
     wide = rows[cost].max() > 4 * rows[cost].min()
     axis.set(xlabel=label, ylabel="Test accuracy (%)", xscale="log" if wide else "linear")
     if wide:
@@ -1198,6 +1192,15 @@ def plot_finals(summary: pd.DataFrame, cost: str = pareto.ENERGIES[1]) -> TwoFac
     bar.set_label("Shift depth (layers); star: published default")
     bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     bar.outline.set_visible(False)
+    figure.draw_without_rendering()  # from here on it is known how much room a label takes
+    taken = []
+    for _, row in rows.sort_values("test_accuracy", ascending=False).iterrows():
+        text = f"{row['origin']}, n = {row['seeds']}"
+        place = factor * row[cost], 100 * row["test_accuracy"]
+        note = axis.annotate(text, place, (6, 3), textcoords="offset points", fontsize=7)
+        if any(note.get_window_extent().overlaps(other) for other in taken):
+            note.xyann = (6, -9)  # below its mark
+        taken.append(note.get_window_extent())
     text = "Test accuracy over modelled energy of " + ", ".join(map(str, rows["origin"]))
     return TwoFaced(figure, data=rows, description=text)
 
