@@ -114,7 +114,7 @@ def test_the_committed_finalists_are_those_of_the_committed_search():
 
 def test_readings_are_taken_of_the_networks_that_are_trained():
     profiles = project_root() / "notebooks" / "profiles"
-    names = ("cifar10_finals", "cifar10_finals_standard")
+    names = ("cifar10_finals", "cifar10_finals_standard", "cifar10_finals_published")
     listed = [point for n in names for point in json.loads((profiles / f"{n}.json").read_text())]
     trained = {point["label"]: point for point in complete_points(listed, 20, 30)}
     listed = json.loads((profiles / "cifar10_readings.json").read_text())
