@@ -24,9 +24,9 @@ from dsnn_utils.meter import (
     EnergyMeter,
     InferenceEnergy,
     Measurement,
-    eval_mode,
     measure_inference,
 )
+from dsnn_utils.modes import eval_mode
 
 __all__ = [
     "FLOAT32_PJ",

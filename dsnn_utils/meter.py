@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from dsnn_utils.footprint import J_PER_KWH, check_number, grid_intensity_gco2eq_per_kwh
+from dsnn_utils.modes import eval_mode
 
 MIN_DURATION_S = 0.5  # below this CodeCarbon's readings are dominated by their own resolution
 
@@ -400,18 +401,6 @@ def summarise_readings(readings: pd.DataFrame, by: str = "network") -> pd.DataFr
     table.insert(4, "cv_low", table["cv"] * (freedom / chdtri(freedom, 0.025)) ** 0.5)
     table.insert(5, "cv_high", table["cv"] * (freedom / chdtri(freedom, 0.975)) ** 0.5)
     return table
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put the model into eval mode and give every module its own mode back, error or not."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def mean_and_half_width(values: Iterable[float]) -> tuple[float, float, float]:

@@ -5,7 +5,6 @@ hardware has it, and checked for divergence. Evaluation is always in float32, be
 of wide fixed-point activations are not representable in bfloat16.
 """
 
-import contextlib
 import math
 import random
 import time
@@ -19,6 +18,7 @@ from torch import nn
 
 from dsnn_utils.data import Dataset, ImageSet, is_integer, require
 from dsnn_utils.layers import ShiftConv2d, ShiftLinear
+from dsnn_utils.modes import denormals_flushed, eval_mode
 
 SCHEDULES = ("one_cycle", "constant")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -70,6 +70,7 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+@denormals_flushed()
 def train(
     model: nn.Module,
     dataset: Dataset,
@@ -211,7 +212,7 @@ def evaluate(
     normalise = _place(model, dataset, device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
-    with _evaluation_mode(model), torch.autocast(device.type, enabled=False):
+    with eval_mode(model), torch.autocast(device.type, enabled=False):
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             labels = batch.labels.to(device)
@@ -226,17 +227,6 @@ def evaluate(
 
 def _is_number(value) -> bool:
     return isinstance(value, Real) and math.isfinite(value)
-
-
-@contextlib.contextmanager
-def _evaluation_mode(model: nn.Module):
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -317,7 +307,7 @@ def _place(model: nn.Module, dataset: Dataset, device: torch.device):
     """
     model.to(device=device, memory_format=torch.channels_last)
     normalise = _normaliser(dataset, device)
-    with torch.no_grad(), _evaluation_mode(model), torch.autocast(device.type, enabled=False):
+    with torch.no_grad(), eval_mode(model), torch.autocast(device.type, enabled=False):
         try:
             model(normalise(dataset.train.images[:1]))
         except RuntimeError as error:

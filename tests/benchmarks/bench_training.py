@@ -6,11 +6,13 @@ Trains ResNet20 on random images of CIFAR-10's size: plain, Q and PS at full dep
 `training.train`, and with `--deepshift` (a checkout of github.com/mostafaelhoushi/DeepShift) the
 same network converted by DeepShift's own code, in float32 as that code needs it, with the same
 loop. All arms take turns within every round, so what else the machine does hits all of them; the
-ratios are of the medians over the rounds. Then: the time of a conversion, of everything a trial
-does outside training and evaluation, and the memory CIFAR-10 takes. About three minutes on 2 cores.
+ratios are of the medians over the rounds. Then: what dead weights cost in evaluation, the time of a
+conversion, of everything a trial does outside training and evaluation, and the memory CIFAR-10
+takes. About three minutes on 2 cores.
 """
 
 import argparse
+import copy
 import os
 import platform
 import statistics
@@ -24,7 +26,7 @@ from dsnn_utils import ShiftSpec, convert_to_shift, shiftable_layers
 from dsnn_utils.data import Dataset, ImageSet
 from dsnn_utils.models import build_model
 from dsnn_utils.space import published_default
-from dsnn_utils.training import train
+from dsnn_utils.training import evaluate, train
 from dsnn_utils.trial import Recipe, run_trial
 
 
@@ -93,6 +95,36 @@ def print_training(rounds: int, steps: int, checkout: Path | None) -> None:
         print(f"{name:22}{ratios}   {(quartiles[2] - quartiles[0]) / median[name]:8.1%}")
 
 
+def print_dead_weights(rounds: int) -> None:
+    """Evaluation of a network half of whose filters have decayed to denormal numbers."""
+    dataset, alive = random_dataset(2, 128), build_model("resnet20", 10)
+    dead = copy.deepcopy(alive)
+    for name in shiftable_layers(dead):
+        dead.get_submodule(name).weight.data[::2] = 1e-39
+    batches = (dataset.validation.images.float() / 255).split(128)
+
+    def not_flushed() -> None:
+        with torch.no_grad():
+            for batch in batches:
+                dead.eval()(batch)
+
+    arms = {
+        "no dead weights": lambda: evaluate(alive, dataset.validation, dataset),
+        "half are dead": lambda: evaluate(dead, dataset.validation, dataset),
+        "half are dead, denormals not flushed": not_flushed,
+    }
+    times = {name: [] for name in arms}
+    for _ in range(rounds):
+        for name, run in arms.items():
+            started = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - started)
+    first = statistics.median(times["no dead weights"])
+    print("\nevaluation, duration over that of a network without dead weights")
+    for name, values in times.items():
+        print(f"{name:40}{statistics.median(values) / first:8.2f}")
+
+
 def print_conversion() -> None:
     plain, durations = build_model("resnet20", 10), []
     for _ in range(21):
@@ -132,6 +164,7 @@ def main() -> None:
         f"processors ({platform.machine()}), load {os.getloadavg()[0]:.1f}"
     )
     print_training(arguments.rounds, arguments.steps, arguments.deepshift)
+    print_dead_weights(3)
     print_conversion()
     print_trial_overhead(47_500)
     print_memory(random_dataset(47_500, 2_500))
