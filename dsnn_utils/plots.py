@@ -5,6 +5,8 @@ matplotlib figure for papers, GitHub and HTML export, and for the figures one ex
 interactive plotly figure. Every axis carries its unit.
 """
 
+import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -12,6 +14,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
@@ -384,43 +387,74 @@ def plot_space(samples: pd.DataFrame) -> TwoFaced:
 def plot_learning_curves(curves: pd.DataFrame) -> TwoFaced:
     """Validation accuracy over epochs, from `given.learning_curves`; mean and range over seeds.
 
-    One line per point, or per shift depth (mean over its points) where there are more than eight.
+    One line per point; more than eight points have a panel each, and more than 24 are put together
+    by shift depth (mean over the points of a depth).
     """
     import plotly.graph_objects as go
     import seaborn as sns
 
     pareto.require_columns(curves, ["point", "shift_depth", "seed", "epoch", "val_accuracy"])
-    lines = "point" if curves["point"].nunique() <= 8 else "shift_depth"
-    figure, axis = new_axes(TWO_COLUMNS, 2.8)
     percent = curves.assign(percent=100 * curves["val_accuracy"])
-    if lines == "point":
-        names, style = list(dict.fromkeys(curves[lines])), {"style": lines}
-        colours = dict(zip(names, sns.color_palette(CATEGORIES, len(names)).as_hex(), strict=True))
+    points = list(dict.fromkeys(curves["point"]))
+    if len(points) > 24:
+        depths = sorted(set(curves["shift_depth"]))
+        percent["point"] = percent["shift_depth"].map("depth {}".format)
+        points = [f"depth {depth}" for depth in depths]
+    if len(points) <= 8 and len(points) == curves["point"].nunique():
+        colours = sns.color_palette(CATEGORIES, len(points)).as_hex()
     else:
-        names, style, norm = sorted(set(curves[lines])), {}, depth_norm(curves)
-        colours = {name: mpl.colors.to_hex(DEPTH_COLOURS(norm(name))) for name in names}
-    sns.lineplot(
-        percent, x="epoch", y="percent", hue=lines, hue_order=names, palette=colours,
-        errorbar=("pi", 100), ax=axis, **style,
-    )  # fmt: skip
-    handles = axis.get_legend_handles_labels()[0]
-    for handle in handles if lines == "shift_depth" else ():
-        handle.set_label(f"depth {handle.get_label()}")
-    axis.get_legend().remove()
-    axis.set(xlabel="Epoch", ylabel="Validation accuracy (%)")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend_above(figure, handles)
+        norm, depth = depth_norm(curves), percent.groupby("point")["shift_depth"].first()
+        colours = [mpl.colors.to_hex(DEPTH_COLOURS(norm(depth[point]))) for point in points]
+    colours = dict(zip(points, colours, strict=True))
+    if 8 < curves["point"].nunique() <= 24:
+        figure = _curve_panels(percent, points)
+    else:
+        figure, axis = new_axes(TWO_COLUMNS, 2.8)
+        sns.lineplot(
+            percent, x="epoch", y="percent", hue="point", hue_order=points, palette=colours,
+            style="point", style_order=points, dashes=len(points) <= 8,
+            errorbar=("pi", 100), ax=axis,
+        )  # fmt: skip
+        handles = axis.get_legend_handles_labels()[0]
+        axis.get_legend().remove()
+        axis.set(xlabel="Epoch", ylabel="Validation accuracy (%)")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        legend_above(figure, handles)
     live = plotly_figure(height=420, hovermode="x unified")
-    for name in names:
-        mean = percent[percent[lines] == name].groupby("epoch")["percent"].mean()
-        label = str(name) if lines == "point" else f"depth {name}"
+    for name in points:
+        mean = percent[percent["point"] == name].groupby("epoch")["percent"].mean()
         live.add_trace(
-            go.Scatter(x=mean.index.tolist(), y=mean.round(3).tolist(), name=label,
+            go.Scatter(x=mean.index.tolist(), y=mean.round(3).tolist(), name=str(name),
                        line={"color": colours[name]})
         )  # fmt: skip
     live.update_xaxes(title="Epoch", **PLOTLY_AXIS)
     live.update_yaxes(title="Validation accuracy (%)", **PLOTLY_AXIS)
     return TwoFaced(figure, live, curves, "Validation accuracy over epochs")
+
+
+def _curve_panels(percent: pd.DataFrame, points: Sequence[str]) -> Figure:
+    """A panel per point, the others behind it in grey."""
+    columns = 3 if len(points) <= 12 else 4
+    rows = math.ceil(len(points) / columns)
+    figure, axes = new_axes(
+        TWO_COLUMNS, 0.5 + 1.25 * rows, rows, columns, sharex=True, sharey=True, squeeze=False
+    )
+    seeds = percent.groupby(["point", "epoch"])["percent"]
+    means = seeds.mean().unstack("epoch")
+    ranges = seeds.agg(["min", "max"])
+    for axis, point in zip(axes.flat, points, strict=False):
+        axis.plot(means.columns, means.drop(index=point).T, color="0.85", lw=0.6)
+        axis.fill_between(means.columns, *ranges.loc[point].T.to_numpy(), color=BLUE, alpha=0.25)
+        axis.plot(means.columns, means.loc[point], color=BLUE, lw=1.6)
+        axis.set_title(textwrap.fill(str(point), 120 // columns), fontsize=7)
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    for axis in axes.flat[len(points) :]:
+        axis.remove()
+    for axis in axes.flat[max(0, len(points) - columns) : len(points)]:
+        axis.xaxis.set_tick_params(labelbottom=True)
+    figure.supxlabel("Epoch", fontsize=8)
+    figure.supylabel("Validation accuracy (%)", fontsize=8)
+    return figure
 
 
 # ------------------------------------------------------------------- notebook 4: the analysis
@@ -1198,8 +1232,10 @@ def plot_finals(summary: pd.DataFrame, cost: str = pareto.ENERGIES[1]) -> TwoFac
         text = f"{row['origin']}, n = {row['seeds']}"
         place = factor * row[cost], 100 * row["test_accuracy"]
         note = axis.annotate(text, place, (6, 3), textcoords="offset points", fontsize=7)
-        if any(note.get_window_extent().overlaps(other) for other in taken):
-            note.xyann = (6, -9)  # below its mark
+        for side, offset in (("left", (6, 3)), ("left", (6, -9)), ("right", (-6, -9))):
+            note.set(ha=side, position=offset)
+            if not any(note.get_window_extent().overlaps(other) for other in taken):
+                break
         taken.append(note.get_window_extent())
     text = "Test accuracy over modelled energy of " + ", ".join(map(str, rows["origin"]))
     return TwoFaced(figure, data=rows, description=text)

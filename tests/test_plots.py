@@ -672,21 +672,44 @@ def test_finals_have_a_star_and_whiskers_where_there_are_seeds():
 
 
 def test_labels_of_finals_do_not_lie_on_each_other():
-    names = ["a network with a long name that reaches far", "its neighbour", "default"]
-    rows = FINALS.assign(origin=names, test_accuracy=[0.9, 0.895, 0.2])
-    rows["energy_modelled_with_memory_j_per_image"] = [18e-6, 28e-6, 36e-6]
+    names = ["a network with a long name that reaches far", "its neighbour", "another", "default"]
+    rows = pd.concat([FINALS, FINALS.head(1)], ignore_index=True)
+    rows = rows.assign(origin=names, test_accuracy=[0.9, 0.89, 0.895, 0.2])
+    rows["energy_modelled_with_memory_j_per_image"] = [18e-6, 28e-6, 36e-6, 36e-6]
     figure = plots.plot_finals(rows).static
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
-    assert len(boxes) == 3
+    assert len(boxes) == 4
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
-def test_many_learning_curves_are_drawn_by_depth():
-    points = [(f"point {n}", depth) for n, depth in enumerate([1, 10, 20] * 3)]
+def learning_curves_of(count: int) -> pd.DataFrame:
+    points = [(f"point {n}", (1, 10, 20)[n % 3]) for n in range(count)]
     rows = [(name, depth, 0, epoch, 0.1 * epoch) for name, depth in points for epoch in (1, 2)]
-    columns = ["point", "shift_depth", "seed", "epoch", "val_accuracy"]
-    figure = plots.plot_learning_curves(pd.DataFrame(rows, columns=columns))
+    return pd.DataFrame(rows, columns=["point", "shift_depth", "seed", "epoch", "val_accuracy"])
+
+
+def test_few_learning_curves_are_lines_with_a_legend():
+    figure = plots.plot_learning_curves(learning_curves_of(8))
+    texts = [text.get_text() for text in figure.static.legends[0].get_texts()]
+    assert texts == [line.name for line in figure.interactive.data]
+    assert texts == [f"point {n}" for n in range(8)]
+    assert len({line.line.color for line in figure.interactive.data}) == 8
+
+
+@pytest.mark.parametrize("count", [9, 11, 13, 24])
+def test_more_learning_curves_have_a_panel_each(count):
+    figure = plots.plot_learning_curves(learning_curves_of(count))
+    titles = [axis.get_title() for axis in figure.static.axes]
+    assert titles == [line.name for line in figure.interactive.data]
+    assert titles == [f"point {n}" for n in range(count)]
+    for axis in figure.static.axes:
+        assert len(axis.lines) == count
+        assert axis.lines[-1].get_ydata() == pytest.approx([10, 20])
+
+
+def test_many_learning_curves_are_drawn_by_depth():
+    figure = plots.plot_learning_curves(learning_curves_of(27))
     texts = [text.get_text() for text in figure.static.legends[0].get_texts()]
     assert texts == [line.name for line in figure.interactive.data]
     assert texts == ["depth 1", "depth 10", "depth 20"]
