@@ -15,7 +15,7 @@ from dsnn_utils.models import build_model
 from dsnn_utils.runner import project_root
 from dsnn_utils.trials import HYPERPARAMETERS, read_settings, read_trials, to_records
 
-PARTS = ("curves", "formats", "finals", "grid", "fidelity", "transfer")
+PARTS = ("curves", "formats", "finals", "grid", "fidelity", "transfer", "mobilenetv2")
 DATA = {"cifar10": (50_000, (3, 32, 32)), "fashion_mnist": (60_000, (1, 28, 28))}
 FIDELITIES = ("shift_depth", "epochs", "data_fraction")
 

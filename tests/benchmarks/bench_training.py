@@ -96,7 +96,9 @@ def print_training(rounds: int, steps: int, checkout: Path | None) -> None:
 
 
 def print_dead_weights(rounds: int) -> None:
-    """Evaluation of a network half of whose filters have decayed to denormal numbers."""
+    """Evaluation of a network half of whose filters are denormal numbers, on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     dataset, alive = random_dataset(2, 128), build_model("resnet20", 10)
     dead = copy.deepcopy(alive)
     for name in shiftable_layers(dead):
@@ -119,8 +121,9 @@ def print_dead_weights(rounds: int) -> None:
             started = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - started)
+    torch.set_num_threads(threads)
     first = statistics.median(times["no dead weights"])
-    print("\nevaluation, duration over that of a network without dead weights")
+    print("\nevaluation on one thread, duration over that of a network without dead weights")
     for name, values in times.items():
         print(f"{name:40}{statistics.median(values) / first:8.2f}")
 
