@@ -54,7 +54,7 @@ report: environment
 
 # Remake every figure below figures/ from the tables committed there.
 figures: environment
-	@$(python) -m dsnn_utils.figures
+	@$(python) -m dsnn_utils.study.figures
 
 # Re-execute the committed notebooks with their defaults and keep the outputs that help a reader.
 notebooks: environment

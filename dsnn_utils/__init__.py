@@ -1,7 +1,25 @@
-"""Deep shift neural networks and their multi-objective tuning: the helpers of the notebooks."""
+"""Deep shift neural networks and their multi-objective tuning: the helpers of the notebooks.
 
-from dsnn_utils.conversion import convert_to_shift, shiftable_layers
-from dsnn_utils.layers import ShiftConv2d, ShiftLinear, ShiftSpec
+Rooms, in the order in which data flows: `shift`, then `training` and `energy`, `runs`, `search`,
+`analysis`, `plots`, `study`, and the `runner` that executes the notebooks. A room imports
+from those before it and from none behind it.
+"""
 
-__all__ = ["ShiftConv2d", "ShiftLinear", "ShiftSpec", "convert_to_shift", "shiftable_layers"]
+from dsnn_utils.paths import project_root
+from dsnn_utils.shift import (
+    ShiftConv2d,
+    ShiftLinear,
+    ShiftSpec,
+    convert_to_shift,
+    shiftable_layers,
+)
+
+__all__ = [
+    "ShiftConv2d",
+    "ShiftLinear",
+    "ShiftSpec",
+    "convert_to_shift",
+    "project_root",
+    "shiftable_layers",
+]
 __version__ = "0.1.0"

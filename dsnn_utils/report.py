@@ -1,121 +1,36 @@
-"""HTML pages that open offline: executed notebooks, an index that links them, a report of a run.
-
-A page carries no script and loads nothing: of a figure's two faces it takes the static SVG, and
-formulas are written as MathML, which browsers draw themselves.
+"""The report of one run, from its tables alone.
 
     python -m dsnn_utils.report runs/x
 
-writes what there is to know about a run, from its tables alone, to `runs/x/report/run.html`.
+writes what there is to know about a run to `runs/x/report/run.html`, a page that opens offline.
 """
 
 import html
 import json
-import re
 import sys
 from base64 import b64encode
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
-import math_core
-import nbformat
 import pandas as pd
-from jinja2 import pass_context
-from nbconvert import HTMLExporter
-from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
-from dsnn_utils import pareto, plots
-from dsnn_utils.footprint import BreakEven, search_energy_kwh
-from dsnn_utils.style import NAMES, TwoFaced, axis_label
-from dsnn_utils.trials import read_settings, read_trials
-
-# nbconvert's own page without the scripts that it would load from the web, and with a figure's
-# text as its description for those who cannot see it
-_PAGE = """{%- extends 'lab/index.html.j2' -%}
-{%- block html_head_js_requirejs -%}{%- endblock -%}
-{%- block html_head_js_mathjax -%}{%- endblock -%}
-{%- block html_head_js_mermaidjs -%}{%- endblock -%}
-{%- block data_svg scoped -%}
-<div class="jp-RenderedSVG jp-OutputArea-output" data-mime-type="image/svg+xml">
-<img alt="{{ output.data['text/plain'] | default('figure', true) | escape_html }}"
-src="data:image/svg+xml;base64,{{ output.data['image/svg+xml'] | text_base64 }}"></div>
-{%- endblock -%}"""
-
-_INDEX = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<style>
-body {{ font-family: sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
-table {{ border-collapse: collapse; margin: 1rem 0 }}
-th, td {{ padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ccc }}
-td:first-child, th:first-child {{ text-align: left }}
-div {{ overflow-x: auto }}
-img {{ max-width: 100% }}
-</style></head>
-<body><h1>{title}</h1>
-{body}
-</body></html>
-"""
-
-
-def to_mathml(latex: str, display: bool = False) -> str:
-    """MathML for one formula; a formula beyond the converter stays readable as its source."""
-    try:
-        converter = math_core.LatexToMathML()
-        return converter.convert_with_local_state(latex.strip(), displaystyle=display)
-    except math_core.LatexError:
-        return f"<code>{html.escape(latex)}</code>"
-
-
-class _MathMLRenderer(IPythonRenderer):
-    def inline_math(self, body):
-        return to_mathml(body)
-
-    def block_math(self, body):
-        return to_mathml(body, display=True)
-
-    def latex_environment(self, name, body):
-        return to_mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", display=True)
-
-
-class _Exporter(HTMLExporter):
-    @pass_context
-    def markdown2html(self, context, source):
-        cell = context.get("cell", {})
-        renderer = _MathMLRenderer(
-            escape=False,
-            attachments=cell.get("attachments", {}),
-            embed_images=True,
-            path=context.get("resources", {}).get("metadata", {}).get("path", ""),
-        )
-        return MarkdownWithMath(renderer=renderer).render(source)
-
-
-def write_html(notebook: Path, page: Path, images: Path) -> None:
-    """Write `notebook` as one self-contained HTML page; local images are looked up in `images`."""
-    resources = {"metadata": {"name": notebook.stem, "path": str(images)}}
-    exporter = _Exporter(raw_template=_PAGE)
-    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # last state of bars
-    text, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4), resources)
-    text = re.sub(r'href="(\w+)\.ipynb', r'href="\1.html', text)  # links between the notebooks
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(text, encoding="utf-8")
-
-
-def write_index(page: Path, title: str, notebooks: pd.DataFrame, front: pd.DataFrame | None):
-    """Write the page that links every notebook's page and shows the Pareto front, if there is one.
-
-    `notebooks` is the runner's table of durations; its column `notebook` holds the stems.
-    """
-    link = {"notebook": lambda stem: f'<a href="{html.escape(stem)}.html">{html.escape(stem)}</a>'}
-    table = notebooks.to_html(index=False, border=0, escape=False, formatters=link)
-    if front is not None:
-        shown = front.to_html(index=False, border=0, na_rep="")
-        table = f"{table}\n<h2>Pareto front</h2>\n{shown}"
-    page.write_text(_INDEX.format(title=html.escape(title), body=table), encoding="utf-8")
-
-
-# -------------------------------------------------------------------------- the report of one run
+from dsnn_utils.analysis.choosing import choose, solution_card
+from dsnn_utils.analysis.fidelity import rank_agreement
+from dsnn_utils.analysis.fronts import hypervolume_over, overview, pareto_front
+from dsnn_utils.analysis.influence import ablation_path, importance
+from dsnn_utils.energy.emissions import BreakEven, search_energy_kwh
+from dsnn_utils.pages import _INDEX
+from dsnn_utils.plots.energy import plot_break_even
+from dsnn_utils.plots.fidelity import plot_right_pairs
+from dsnn_utils.plots.front import plot_front
+from dsnn_utils.plots.influence import plot_ablation, plot_importance, plot_partial_dependence
+from dsnn_utils.plots.search import plot_hypervolume
+from dsnn_utils.plots.style import NAMES, DualFigure, axis_label
+from dsnn_utils.runs.columns import modelled_energy_among
+from dsnn_utils.runs.directory import read_settings
+from dsnn_utils.runs.rows import default_trial, successful
+from dsnn_utils.runs.table import read_trials
 
 
 def write_run_report(run: Path) -> Path:
@@ -125,12 +40,11 @@ def write_run_report(run: Path) -> Path:
     FileNotFoundError without a trials table and ValueError where no trial succeeded.
     """
     trials = read_trials(run / "trials.csv")
-    pareto.successful(trials)  # one clear error before any drawing
+    successful(trials)  # one clear error before any drawing
     results, note = _results_of(run)
     known = (run / "search.json").exists()
-    objectives = pareto.modelled_objectives(
-        read_settings(run).get("objectives", ()) if known else ()
-    )
+    settings = read_settings(run) if known else {}
+    objectives = "loss", modelled_energy_among(settings.get("objectives", ()))
     chosen, rule = _chosen(trials, results, objectives)
     parts = [
         *_front_part(trials, chosen, objectives),
@@ -163,7 +77,7 @@ def _chosen(trials: pd.DataFrame, results: dict, objectives: tuple) -> tuple[pd.
     found = (trials["trial"] == card.get("trial")) & (trials["seed"] == card.get("seed"))
     if found.any():
         return trials[found].iloc[0], results["rule"]
-    return pareto.choose(trials, "knee", objectives), "knee"
+    return choose(trials, "knee", objectives), "knee"
 
 
 def _paragraph(text: str) -> str:
@@ -175,7 +89,7 @@ def _table(table: pd.DataFrame, index: bool = True) -> str:
     return f"<div>{shown}</div>"
 
 
-def _figure(make: Callable[[], TwoFaced]) -> str:
+def _figure(make: Callable[[], DualFigure]) -> str:
     """A figure as an image, or the reason why the table does not give one."""
     try:
         figure = make()
@@ -187,9 +101,7 @@ def _figure(make: Callable[[], TwoFaced]) -> str:
 
 
 def _front_part(trials: pd.DataFrame, chosen: pd.Series, objectives: tuple) -> list[str]:
-    front, curves = (
-        f(trials, objectives=objectives) for f in (pareto.pareto_front, pareto.hypervolume_over)
-    )
+    front, curves = (f(trials, objectives=objectives) for f in (pareto_front, hypervolume_over))
     first, failed = trials.iloc[0], int((trials["status"] != "SUCCESS").sum())
     return [
         _paragraph(
@@ -197,16 +109,16 @@ def _front_part(trials: pd.DataFrame, chosen: pd.Series, objectives: tuple) -> l
             f"trials, {failed} of them failed. Energy is modelled, per inference on shift hardware."
         ),
         "<h2>Pareto front</h2>",
-        _figure(lambda: plots.plot_front(trials, objectives[1], chosen=chosen, interactive=False)),
-        _table(pareto.overview(front).reset_index(), index=False),
-        _figure(lambda: plots.plot_hypervolume(curves)),
+        _figure(lambda: plot_front(trials, objectives[1], chosen=chosen, interactive=False)),
+        _table(overview(front).reset_index(), index=False),
+        _figure(lambda: plot_hypervolume(curves)),
     ]
 
 
 def _chosen_part(
     trials: pd.DataFrame, chosen: pd.Series, rule: str, results: dict, objectives: tuple
 ) -> list[str]:
-    card = pareto.solution_card(trials, chosen, objectives)
+    card = solution_card(trials, chosen, objectives)
     settings = {"shift_depth": card["network"]["shift_depth"], **card["configuration"]}
     columns = {"chosen": settings}
     if card["default"]:
@@ -231,7 +143,7 @@ def _chosen_part(
     accuracy = (results.get("chosen") or {}).get("val_accuracy_interval")
     if accuracy:
         low, high = (100 * end for end in accuracy)
-        where += f"; its validation accuracy stands for {low:.1f} to {high:.1f} % (95 %)"
+        where += f"; its validation accuracy means {low:.1f} to {high:.1f} % (95 %)"
     return [
         "<h2>Chosen solution</h2>",
         _paragraph(f"{where[0].upper()}{where[1:]}."),
@@ -247,18 +159,14 @@ def _value(value) -> str:
 
 
 def _reasons_part(trials: pd.DataFrame, chosen: pd.Series, objectives: tuple) -> list[str]:
-    def importance() -> TwoFaced:
+    def importances() -> DualFigure:
         copies = [trials.sample(frac=1, replace=True, random_state=i) for i in range(10)]
         resampled = pd.concat([copy.assign(draw=i) for i, copy in enumerate(copies)])
-        return plots.plot_importance(
-            {o: pareto.importance(resampled, o, by="draw") for o in objectives}
-        )
+        return plot_importance({o: importance(resampled, o, by="draw") for o in objectives})
 
-    def ablation() -> TwoFaced:
-        start = pareto.default_trial(trials, even_failed=True)
-        return plots.plot_ablation(
-            {o: pareto.ablation_path(trials, start, chosen, o) for o in objectives}
-        )
+    def ablation() -> DualFigure:
+        start = default_trial(trials, even_failed=True)
+        return plot_ablation({o: ablation_path(trials, start, chosen, o) for o in objectives})
 
     return [
         "<h2>Layers and bits</h2>",
@@ -267,10 +175,10 @@ def _reasons_part(trials: pd.DataFrame, chosen: pd.Series, objectives: tuple) ->
             "was set in them. R² is that of trials a tree has not seen; far from the dots a map "
             "only continues what is known elsewhere."
         ),
-        _figure(lambda: plots.plot_partial_dependence(trials, cost=objectives[1])),
+        _figure(lambda: plot_partial_dependence(trials, cost=objectives[1])),
         "<h2>Which hyperparameters matter</h2>",
         _paragraph("fANOVA, on ten resamplings of the trials; whiskers span all ten."),
-        _figure(importance),
+        _figure(importances),
         _paragraph(
             "From the published default to the chosen solution, one hyperparameter at a time, "
             "always the one predicted to help most."
@@ -281,7 +189,7 @@ def _reasons_part(trials: pd.DataFrame, chosen: pd.Series, objectives: tuple) ->
             "Of two configurations tried at the same two depths: how often the better one when "
             "shallow is also the better one when deep."
         ),
-        _figure(lambda: plots.plot_promotions(pareto.promotion_report(trials))),
+        _figure(lambda: plot_right_pairs(rank_agreement(trials))),
     ]
 
 
@@ -299,7 +207,7 @@ def _break_even_part(results: dict, note: str) -> list[str]:
             "Measured: on the machine of the run, with emulated shifts. Modelled: on hardware that "
             "shifts. The two are never mixed."
         ),
-        _figure(lambda: plots.plot_break_even(pairs)),
+        _figure(lambda: plot_break_even(pairs)),
     ]
 
 

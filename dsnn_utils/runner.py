@@ -6,19 +6,9 @@ runs every notebook of `notebooks/` in order and leaves the executed notebooks i
 `<out>/notebooks/` and an HTML page of each in `<out>/report/`. papermill does the executing; what
 is added here is what it lets pass: unknown parameter names, values of the wrong type (YAML reads
 `1e-3` as text), a kernel that starts in the caller's folder, a missing output folder.
-
-A profile is a YAML mapping of parameters. Those at the top level go to every notebook that declares
-them, and plain `papermill <notebook> <output> -f <profile>` understands them too. Those under the
-name of a notebook (its file name without `.ipynb`) go to that notebook only and are for this runner
-only: papermill would paste the section into the notebook as code.
-
-    train_size: 500
-    03_search:
-      n_trials: 30
 """
 
 import argparse
-import ast
 import logging
 import os
 import re
@@ -27,23 +17,19 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager
-from numbers import Integral, Real
 from pathlib import Path
-from typing import NamedTuple
 
-import yaml
+from dsnn_utils.parameters import (
+    all_notebooks,
+    assign,
+    check_parameters,
+    declared_parameters,
+    load_profile,
+)
+from dsnn_utils.paths import project_root
 
-# papermill, nbformat and nbconvert take seconds to import, which notebooks that only want
-# project_root() should not pay: they are imported where they are used.
+# papermill, nbformat and nbconvert take seconds to import: they are imported where they are used.
 
-_KINDS = {
-    "bool": "true or false",
-    "int": "an integer",
-    "float": "a number",
-    "str": "text (quote it in YAML)",
-    "list": "a list",
-    "dict": "a mapping",
-}
 # PYTHONHASHSEED: SMAC's local search iterates over sets, so the same seed gives different runs
 # without it. The other one silences the debugger's remark on frozen modules.
 _KERNEL_ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
@@ -51,197 +37,6 @@ _KERNEL_ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": 
 
 class NotebookFailed(RuntimeError):
     """A cell of a notebook raised; the message names the notebook, the cell and the error."""
-
-
-class Parameter(NamedTuple):
-    """One parameter as a notebook declares it: `lr: float = 0.1` in the cell tagged parameters."""
-
-    kind: str | None  # a key of _KINDS, or None: any value
-    element: str | None  # the kind of a list's elements, where the annotation says it
-    optional: bool  # None is allowed
-    default: object
-
-
-def project_root() -> Path:
-    """The project's folder, from which relative paths in parameters start.
-
-    Looked for from the working directory upwards (JupyterLab starts kernels in `notebooks/`, plain
-    papermill where it was called), then beside the installed package; else the working directory.
-    """
-    here = Path.cwd()
-    for folder in (here, *here.parents, Path(__file__).resolve().parents[1]):
-        if (folder / "notebooks").is_dir() and (folder / "dsnn_utils").is_dir():
-            return folder
-    return here
-
-
-# -------------------------------------------------------------------------------- parameters
-
-
-def declared_parameters(notebook: str | Path) -> dict[str, Parameter]:
-    """The parameters that a notebook declares in its cell tagged `parameters`, by name.
-
-    Raises ValueError when the file is no notebook, has no such cell or more than one.
-    """
-    import nbformat
-
-    path = Path(notebook)
-    try:
-        cells = nbformat.read(path, as_version=4).cells
-    except (OSError, ValueError, nbformat.reader.NotJSONError) as error:
-        raise ValueError(f"notebook={str(path)!r}: must be a readable notebook ({error})") from None
-    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-    if len(tagged) != 1:
-        raise ValueError(
-            f"notebook={str(path)!r}: must have one cell tagged 'parameters', has {len(tagged)}"
-        )
-    try:
-        body = ast.parse(tagged[0].source).body
-        assigned = [line for line in body if isinstance(line, ast.Assign | ast.AnnAssign)]
-        return dict(map(_declaration, assigned))
-    except (SyntaxError, ValueError, AttributeError):
-        raise ValueError(
-            f"notebook={str(path)!r}: the cell tagged 'parameters' must assign literals, "
-            "such as `lr: float = 0.1`"
-        ) from None
-
-
-def _declaration(line: ast.Assign | ast.AnnAssign) -> tuple[str, Parameter]:
-    annotated = isinstance(line, ast.AnnAssign)
-    annotation = ast.unparse(line.annotation) if annotated else None
-    name = (line.target if annotated else line.targets[0]).id
-    return name, _parameter(annotation, ast.literal_eval(line.value))
-
-
-def _parameter(annotation: str | None, default: object) -> Parameter:
-    written = annotation or type(default).__name__
-    types = [part.strip() for part in written.split("|")]
-    kinds = [part for part in types if part != "None"]
-    kind, _, inside = kinds[0].partition("[") if len(kinds) == 1 else ("", "", "")
-    element = inside.rstrip("]") if kind == "list" and inside.rstrip("]") in _KINDS else None
-    optional = default is None or "None" in types
-    return Parameter(kind if kind in _KINDS else None, element, optional, default)
-
-
-def cast(name: str, value: object, parameter: Parameter) -> object:
-    """`value` as the type that the notebook declares for `name`.
-
-    Text is read as YAML or a command line delivers it: `'1e-3'` for a float, `'false'` for a bool,
-    `'[1, 2]'` for a list. Raises ValueError, `epochs='many': must be an integer`.
-    """
-    kind, element, optional, _ = parameter
-    if kind is None or (optional and value in (None, "None", "null")):
-        return None if optional and value in ("None", "null") else value
-    result = _cast(value, kind)
-    if result is not None and element is not None:
-        result = [_cast(item, element) for item in result]
-        if None in result:
-            raise ValueError(f"{name}={value!r}: every element must be {_KINDS[element]}")
-    if result is None:
-        raise ValueError(
-            f"{name}={value!r}: must be {_KINDS[kind]}" + (" or null" if optional else "")
-        )
-    return result
-
-
-def _cast(value: object, kind: str) -> object | None:
-    """`value` as `kind`, None where it is not one."""
-    if kind == "str":
-        return os.fspath(value) if isinstance(value, str | os.PathLike) else None
-    if isinstance(value, str):
-        try:
-            value = _READ[kind](value)
-        except (KeyError, ValueError, yaml.YAMLError):
-            return None
-    if kind == "bool":
-        return value if isinstance(value, bool) else None
-    if kind == "int":
-        whole = isinstance(value, Integral) or (isinstance(value, Real) and value == value // 1)
-        return int(value) if whole and not isinstance(value, bool) else None
-    if kind == "float":
-        return float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
-    if kind == "list":
-        return list(value) if isinstance(value, list | tuple) else None
-    return value if isinstance(value, dict) else None
-
-
-_READ = {
-    "bool": lambda text: {"true": True, "false": False}[text.lower()],
-    "int": lambda text: int(text) if re.fullmatch(r"\s*[+-]?\d+\s*", text) else float(text),
-    "float": float,
-    "list": yaml.safe_load,
-    "dict": yaml.safe_load,
-}
-
-
-def check_parameters(notebook: str | Path, parameters: dict) -> dict:
-    """`parameters` cast to what `notebook` declares.
-
-    Raises ValueError naming an unknown parameter and the known ones, or a value of a wrong type.
-    """
-    declared = declared_parameters(notebook)
-    for name in parameters:
-        if name not in declared:
-            raise ValueError(
-                f"parameter {name!r}: unknown; {Path(notebook).name} has {', '.join(declared)}"
-            )
-    return {name: cast(name, value, declared[name]) for name, value in parameters.items()}
-
-
-# ---------------------------------------------------------------------------------- profiles
-
-
-def all_notebooks() -> list[Path]:
-    """The project's notebooks in reading order."""
-    return sorted((project_root() / "notebooks").glob("*.ipynb"))
-
-
-def load_profile(profile: str | Path) -> dict:
-    """The content of a profile: a name in `notebooks/profiles/`, or the path of a YAML file.
-
-    Raises ValueError when there is no such file or it is not a mapping.
-    """
-    folder = project_root() / "notebooks" / "profiles"
-    path = Path(profile)
-    if path.suffix not in (".yaml", ".yml"):
-        path = folder / f"{profile}.yaml"
-    if not path.is_file():
-        names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "(none)"
-        raise ValueError(f"profile={str(profile)!r}: must be one of {names} or a YAML file's path")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"profile={str(profile)!r}: must be valid YAML ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"profile={str(profile)!r}: must be a mapping of parameters")
-    return content
-
-
-def assign(profile: dict, notebooks: list[Path]) -> dict[str, dict]:
-    """Sort the content of a profile by notebook: the checked parameters of each, by its stem.
-
-    Raises ValueError for a name that is neither one of `notebooks` nor a parameter of one, and
-    for values of a wrong type.
-    """
-    declared = {notebook.stem: declared_parameters(notebook) for notebook in notebooks}
-    names = list(dict.fromkeys(name for parameters in declared.values() for name in parameters))
-    for name in profile:
-        if name not in names and name not in declared:
-            raise ValueError(
-                f"parameter {name!r}: unknown; must be one of {', '.join(names)}, "
-                f"or a notebook: {', '.join(declared)}"
-            )
-    result = {}
-    for notebook in notebooks:
-        own = profile.get(notebook.stem) or {}
-        if not isinstance(own, dict):
-            raise ValueError(f"{notebook.stem}={own!r}: must be a mapping of parameters")
-        shared = {name: profile[name] for name in declared[notebook.stem] if name in profile}
-        result[notebook.stem] = check_parameters(notebook, shared | own)
-    return result
-
-
-# --------------------------------------------------------------------------------- execution
 
 
 def run_notebook(
@@ -353,9 +148,6 @@ class _PeakMemory(threading.Thread):
         self.join()
 
 
-# ------------------------------------------------------------------------ committed notebooks
-
-
 def normalise(notebook):
     """A copy of an executed notebook fit for committing: its outputs, and nothing of the run.
 
@@ -413,9 +205,6 @@ def _without_paths(value):
         if len(folder) > 1:
             value = re.sub(re.escape(folder) + r"(?![\w-])", short, value)
     return re.sub(r"/\S*/ipykernel_\d+/\d+\.py", "<cell>", value)
-
-
-# ------------------------------------------------------------------------------ command line
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -524,7 +313,7 @@ def _plan(options: argparse.Namespace, notebooks: list[Path], out: Path) -> dict
 
 
 def _write_report(out: Path, notebooks: list[Path], table, front) -> Path:
-    from dsnn_utils.report import write_html, write_index
+    from dsnn_utils.pages import write_html, write_index
 
     for notebook in notebooks:
         page = out / "report" / f"{notebook.stem}.html"
@@ -538,12 +327,11 @@ def _front(out: Path):
     """The Pareto front of a run, the columns a reader wants; None where no search has run."""
     if not (out / "trials.csv").is_file():
         return None
-    from dsnn_utils.pareto import DEFAULT_OBJECTIVES, pareto_front
-    from dsnn_utils.trials import read_settings, read_trials
+    from dsnn_utils.analysis import pareto_front
+    from dsnn_utils.runs import DEFAULT_OBJECTIVES, read_settings, read_trials
 
-    search, objectives = out / "search.json", DEFAULT_OBJECTIVES
-    if search.is_file():
-        objectives = read_settings(out).get("objectives", objectives)
+    settings = read_settings(out) if (out / "search.json").is_file() else {}
+    objectives = settings.get("objectives", DEFAULT_OBJECTIVES)
     columns = ["trial", "origin", "shift_depth", "shift_type", "weight_bits", "optimizer"]
     front = pareto_front(read_trials(out), objectives)
     return front[list(dict.fromkeys([*columns, "val_accuracy", *objectives]))]

@@ -22,7 +22,7 @@ CONDA_TO_PYPI = {"pytorch-cpu": "torch"}
 TOP_LEVEL = {
     *("notebooks", "dsnn_utils", "tests", "figures", "environment.yml", "README.md"),
     *("pyproject.toml", "Makefile", "LICENSE", "CITATION.cff", ".gitignore", ".ci"),
-    ".pre-commit-config.yaml",
+    *(".pre-commit-config.yaml", ".github", "CONTRIBUTING.md", "CHANGELOG.md"),
 }
 
 
@@ -80,7 +80,7 @@ def test_third_party_imports_of_the_package_are_declared():
     declared |= {"sklearn", "yaml", "dsnn_utils"}
     # by torchvision, papermill, nbconvert, jupyterlab, smac and codecarbon, in this order
     brought_along = {"PIL", "traitlets", "jinja2", "IPython", "dask", "cpuinfo"}
-    for path in (ROOT / "dsnn_utils").glob("*.py"):
+    for path in (ROOT / "dsnn_utils").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

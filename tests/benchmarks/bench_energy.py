@@ -15,9 +15,8 @@ import time
 import torch
 
 from dsnn_utils import ShiftSpec, convert_to_shift
-from dsnn_utils.energy import EnergyMeter, measure_inference
-from dsnn_utils.meter import repetitions_to_rank
-from dsnn_utils.models import MODELS, build_model
+from dsnn_utils.energy import EnergyMeter, measure_inference, repetitions_to_rank
+from dsnn_utils.shift import MODELS, build_model
 
 
 def main() -> None:

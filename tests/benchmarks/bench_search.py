@@ -35,17 +35,11 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from dsnn_utils.comparison import (
-    STRATEGY_ORDER,
-    TABLES,
-    compare_strategies,
-    read_digits_table,
-)
-from dsnn_utils.models import build_model
-from dsnn_utils.search import SearchSettings
-from dsnn_utils.space import make_fidelity
-from dsnn_utils.strategies import MULTI_FIDELITY, make_strategy
-from dsnn_utils.trial import energy_function
+from dsnn_utils.search import SearchSettings, energy_function, make_fidelity
+from dsnn_utils.search.strategies import MULTI_FIDELITY, make_strategy
+from dsnn_utils.shift import build_model
+from dsnn_utils.study import compare_strategies, read_digits_table
+from dsnn_utils.study.strategies import STRATEGY_ORDER, TABLES
 
 OBJECTIVES = ("loss", "energy_modelled_j_per_image")
 DEPTH, CHANCE, NOISE = 20, 0.9, 0.01

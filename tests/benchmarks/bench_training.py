@@ -23,11 +23,9 @@ from pathlib import Path
 import torch
 
 from dsnn_utils import ShiftSpec, convert_to_shift, shiftable_layers
-from dsnn_utils.data import Dataset, ImageSet
-from dsnn_utils.models import build_model
-from dsnn_utils.space import published_default
-from dsnn_utils.training import evaluate, train
-from dsnn_utils.trial import Recipe, run_trial
+from dsnn_utils.search import Recipe, published_default, run_trial
+from dsnn_utils.shift import build_model
+from dsnn_utils.training import Dataset, ImageSet, evaluate, train
 
 
 def random_dataset(train_size: int, validation_size: int = 2) -> Dataset:

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dsnn_utils.comparison import TABLES
-from dsnn_utils.data import load_dataset
-from dsnn_utils.run_directory import environment
-from dsnn_utils.space import dsnn_space, plain, published_default
-from dsnn_utils.trial import Recipe, depth_bound, run_trial
+from dsnn_utils.runs import environment
+from dsnn_utils.runs.table import to_python
+from dsnn_utils.search import Recipe, depth_bound, dsnn_space, published_default, run_trial
+from dsnn_utils.study.strategies import TABLES
+from dsnn_utils.training import load_dataset
 
 TABLE = TABLES / "digits_table.csv"
 DEPTHS = (1, 2, 5, 7, 10, 15, 20)
@@ -47,7 +47,7 @@ def points(count: int) -> list[dict]:
     number = 0
     while len(found) < count:
         number += 1
-        point = plain(space.sample_configuration())
+        point = to_python(space.sample_configuration())
         if number % 3 == 0:
             point |= promising(random)
             if point["optimizer"] not in ("SGD", "RMSprop"):

@@ -1,0 +1,100 @@
+"""HTML pages that open offline: executed notebooks, and an index that links them.
+
+A page carries no script and loads nothing: of a figure's two faces it takes the static SVG, and
+formulas are written as MathML, which browsers draw themselves.
+"""
+
+import html
+import re
+from pathlib import Path
+
+import math_core
+import nbformat
+import pandas as pd
+from jinja2 import pass_context
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+
+# nbconvert's own page without the scripts that it would load from the web, and with a figure's
+# text as its description for those who cannot see it
+_PAGE = """{%- extends 'lab/index.html.j2' -%}
+{%- block html_head_js_requirejs -%}{%- endblock -%}
+{%- block html_head_js_mathjax -%}{%- endblock -%}
+{%- block html_head_js_mermaidjs -%}{%- endblock -%}
+{%- block data_svg scoped -%}
+<div class="jp-RenderedSVG jp-OutputArea-output" data-mime-type="image/svg+xml">
+<img alt="{{ output.data['text/plain'] | default('figure', true) | escape_html }}"
+src="data:image/svg+xml;base64,{{ output.data['image/svg+xml'] | text_base64 }}"></div>
+{%- endblock -%}"""
+_INDEX = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<style>
+body {{ font-family: sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
+table {{ border-collapse: collapse; margin: 1rem 0 }}
+th, td {{ padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ccc }}
+td:first-child, th:first-child {{ text-align: left }}
+div {{ overflow-x: auto }}
+img {{ max-width: 100% }}
+</style></head>
+<body><h1>{title}</h1>
+{body}
+</body></html>
+"""
+
+
+def to_mathml(latex: str, display: bool = False) -> str:
+    """MathML for one formula; a formula beyond the converter stays readable as its source."""
+    try:
+        converter = math_core.LatexToMathML()
+        return converter.convert_with_local_state(latex.strip(), displaystyle=display)
+    except math_core.LatexError:
+        return f"<code>{html.escape(latex)}</code>"
+
+
+class _MathMLRenderer(IPythonRenderer):
+    def inline_math(self, body):
+        return to_mathml(body)
+
+    def block_math(self, body):
+        return to_mathml(body, display=True)
+
+    def latex_environment(self, name, body):
+        return to_mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", display=True)
+
+
+class _Exporter(HTMLExporter):
+    @pass_context
+    def markdown2html(self, context, source):
+        cell = context.get("cell", {})
+        renderer = _MathMLRenderer(
+            escape=False,
+            attachments=cell.get("attachments", {}),
+            embed_images=True,
+            path=context.get("resources", {}).get("metadata", {}).get("path", ""),
+        )
+        return MarkdownWithMath(renderer=renderer).render(source)
+
+
+def write_html(notebook: Path, page: Path, images: Path) -> None:
+    """Write `notebook` as one self-contained HTML page; local images are looked up in `images`."""
+    resources = {"metadata": {"name": notebook.stem, "path": str(images)}}
+    exporter = _Exporter(raw_template=_PAGE)
+    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # last state of bars
+    text, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4), resources)
+    text = re.sub(r'href="(\w+)\.ipynb', r'href="\1.html', text)  # links between the notebooks
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(text, encoding="utf-8")
+
+
+def write_index(page: Path, title: str, notebooks: pd.DataFrame, front: pd.DataFrame | None):
+    """Write the page that links every notebook's page and shows the Pareto front, if there is one.
+
+    `notebooks` is the runner's table of durations; its column `notebook` holds the stems.
+    """
+    link = {"notebook": lambda stem: f'<a href="{html.escape(stem)}.html">{html.escape(stem)}</a>'}
+    table = notebooks.to_html(index=False, border=0, escape=False, formatters=link)
+    if front is not None:
+        shown = front.to_html(index=False, border=0, na_rep="")
+        table = f"{table}\n<h2>Pareto front</h2>\n{shown}"
+    page.write_text(_INDEX.format(title=html.escape(title), body=table), encoding="utf-8")

@@ -1,0 +1,44 @@
+"""Runs: the trials table with its vocabulary, and the directory that holds it."""
+
+from dsnn_utils.runs.columns import (
+    ACTIVATION_BITS,
+    COLUMNS,
+    CONFIGURATION,
+    DEFAULT_OBJECTIVES,
+    HYPERPARAMETERS,
+    MEASURED,
+    MODELLED_ENERGIES,
+    OBJECTIVES,
+    check_objectives,
+    cost_among,
+    loss_among,
+    modelled_energy_among,
+)
+from dsnn_utils.runs.directory import environment, find_run, read_settings
+from dsnn_utils.runs.rows import default_rows, default_trial, successful
+from dsnn_utils.runs.table import read_runs, read_trials, to_python, write_trials
+
+__all__ = [
+    "ACTIVATION_BITS",
+    "COLUMNS",
+    "CONFIGURATION",
+    "DEFAULT_OBJECTIVES",
+    "HYPERPARAMETERS",
+    "MEASURED",
+    "MODELLED_ENERGIES",
+    "OBJECTIVES",
+    "check_objectives",
+    "cost_among",
+    "default_rows",
+    "default_trial",
+    "environment",
+    "find_run",
+    "loss_among",
+    "modelled_energy_among",
+    "read_runs",
+    "read_settings",
+    "read_trials",
+    "successful",
+    "to_python",
+    "write_trials",
+]

@@ -1,0 +1,100 @@
+"""The vocabulary of the trials table: its columns, and the names of groups of them.
+
+Every name that the table, a search over it or an analysis of it goes by is defined here, once.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+ACTIVATION_BITS = ("activation_integer_bits", "activation_fraction_bits")
+#: The number format of a shift layer.
+FORMAT = ("weight_bits", *ACTIVATION_BITS)
+#: What makes a configuration; together with `shift_depth` it makes a network and its training.
+CONFIGURATION = (
+    ("shift_type", *FORMAT, "rounding", "batch_size", "optimizer", "lr", "momentum")
+    + ("weight_decay", "epochs", "data_fraction")
+)  # fmt: skip
+HYPERPARAMETERS = ("shift_depth", *CONFIGURATION)
+
+LOG_SCALED = ("lr", "weight_decay")
+MOMENTUM_OPTIMIZERS = ("SGD", "RMSprop")  # `momentum` is empty for all others
+#: Hyperparameters of which a trial may get less than the full amount.
+FIDELITIES = ("shift_depth", "epochs", "weight_bits", "data_fraction")
+
+#: Modelled energy of an inference: of the arithmetic, and with the traffic of memory.
+COMPUTE_ENERGY = "energy_modelled_j_per_image"
+ENERGY_WITH_MEMORY = "energy_modelled_with_memory_j_per_image"
+MODELLED_ENERGIES = (COMPUTE_ENERGY, ENERGY_WITH_MEMORY)
+#: Measured over the training of a trial with its validation.
+MEASURED = ("energy_measured_kwh", "emissions_gco2eq", "water_l")
+ACCURACIES = ("val_accuracy", "test_accuracy")
+#: Validation accuracy after each epoch, as text with a blank between two epochs.
+CURVE = "validation_accuracy_by_epoch"
+
+COLUMNS = (
+    ("trial", "seed", "status", "reason", "strategy", "origin", "dataset", "model")
+    + ("shift_depth", "max_shift_depth", *CONFIGURATION, "train_size")
+    + ("val_accuracy", "val_cross_entropy", "loss", *MODELLED_ENERGIES, *MEASURED)
+    + ("embodied_gco2eq", "energy_measured_method", "duration_s", "started_at", "asked_after")
+)
+#: What the search fills in itself; no result of a trial may hold these, nor hyperparameters.
+BOOKKEEPING = ("trial", "seed", "strategy", "origin", "max_shift_depth", "asked_after")
+STATUSES = ("SUCCESS", "CRASHED", "DIVERGED", "TIMEOUT", "MEMORYOUT")
+
+
+class Objective(NamedTuple):
+    unit: str
+    description: str
+
+
+LOSSES = {
+    "loss": Objective("1", "validation error, 1 - accuracy"),
+    "val_cross_entropy": Objective("nats", "validation cross entropy"),
+}
+#: What may be minimised. Accuracy is maximised, hence absent: its objective is `loss`.
+OBJECTIVES = LOSSES | {
+    COMPUTE_ENERGY: Objective("J", "modelled compute energy of one inference"),
+    ENERGY_WITH_MEMORY: Objective("J", "modelled compute and memory energy of one inference"),
+    "energy_measured_kwh": Objective("kWh", "measured energy of the trial's training"),
+    "emissions_gco2eq": Objective("gCO2eq", "emissions of the measured energy in the chosen grid"),
+    "water_l": Objective("L", "water for the measured energy, needs wue_l_per_kwh over 0"),
+    "embodied_gco2eq": Objective(
+        "gCO2eq", "share of the hardware's manufacturing emissions, by duration and assumptions"
+    ),
+    "duration_s": Objective("s", "wall-clock time of the trial"),
+}
+DEFAULT_OBJECTIVES = ("loss", COMPUTE_ENERGY)
+
+
+def check_objectives(names: Iterable[str], *, wue_l_per_kwh: float | None = None) -> list[str]:
+    """`names` as a list, or ValueError naming what is allowed.
+
+    With `wue_l_per_kwh` given, `water_l` is refused at 0: it would be 0 for every trial.
+    """
+    given = [] if isinstance(names, str) else list(names)
+    if not given or not set(given) <= OBJECTIVES.keys() or len(set(given)) < len(given):
+        raise ValueError(
+            f"objectives={given or names!r}: must be a list of one or more different names out of "
+            f"{', '.join(OBJECTIVES)}"
+        )
+    if "water_l" in given and wue_l_per_kwh is not None and wue_l_per_kwh <= 0:
+        raise ValueError(f"wue_l_per_kwh={wue_l_per_kwh}: must be over 0 with objective water_l")
+    return given
+
+
+def loss_among(objectives: Iterable[str]) -> str:
+    """The first objective that is a kind of loss; "loss" where there is none."""
+    return next((name for name in objectives if name in LOSSES), "loss")
+
+
+def cost_among(objectives: Iterable[str]) -> str:
+    """The first objective that is no loss, along which fronts are laid out and drawn.
+
+    The modelled compute energy where there is none.
+    """
+    return next((name for name in objectives if name not in LOSSES), COMPUTE_ENERGY)
+
+
+def modelled_energy_among(objectives: Iterable[str]) -> str:
+    """The modelled energy to analyse: with memory if that was an objective, else of compute."""
+    return ENERGY_WITH_MEMORY if ENERGY_WITH_MEMORY in objectives else COMPUTE_ENERGY

@@ -1,0 +1,176 @@
+"""Expected hypervolume improvement over (configuration, shift depth), the energy being known.
+
+The modelled energy of a network needs no training, so only its loss is uncertain. The expected
+hypervolume improvement (Emmerich, Giannakoglou and Naujoks 2006) then needs no integral in two
+dimensions: between two neighbours of the front the loss to beat is constant, and what is expected
+there is the width of that stretch of energy times a one-dimensional expected improvement.
+
+The surrogate sees the trials of all depths, depth being one of its inputs: shallow networks inform
+about deep ones and the other way round. Both are components of SMAC3, which does the rest: initial
+design, maximising the acquisition function, bookkeeping.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+
+import moocore
+import numpy as np
+from ConfigSpace import ConfigurationSpace
+from scipy.special import ndtr
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+from smac.acquisition.function import AbstractAcquisitionFunction
+from smac.model.abstract_model import AbstractModel
+
+from dsnn_utils.runs.columns import FORMAT
+
+
+def expected_improvement(mean, std, threshold):
+    """E[max(threshold - L, 0)] for a loss L ~ Normal(mean, std); arrays broadcast."""
+    std = np.maximum(std, 1e-12)
+    z = (threshold - mean) / std
+    density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+    return (threshold - mean) * ndtr(z) + std * density
+
+
+def expected_hypervolume_improvement(mean, std, energy, front, reference) -> np.ndarray:
+    """Expected growth of the dominated hypervolume by candidates of known energy.
+
+    `mean` and `std` of the loss, and `energy`, are arrays of one length; `front` has a row
+    (loss, energy) per point, dominated ones allowed; `reference` is the worst (loss, energy) that
+    counts. Both are minimised; the result is in units of loss x energy.
+    """
+    worst_loss, worst_energy = reference
+    front = np.asarray(front, dtype=float).reshape(-1, 2)
+    front = front[front[:, 1] < worst_energy]
+    if len(front):
+        front = front[moocore.is_nondominated(front)]
+        front = front[np.argsort(front[:, 1])]
+    # Stretch k of the energy axis is edges[k] .. edges[k + 1]; there thresholds[k] is to be beaten.
+    edges = np.concatenate([[-np.inf], front[:, 1], [worst_energy]])[:, None]
+    thresholds = np.minimum(worst_loss, np.concatenate([[worst_loss], front[:, 0]]))[:, None]
+    widths = np.clip(edges[1:] - np.maximum(edges[:-1], energy), 0, None)
+    gains = expected_improvement(np.asarray(mean), np.asarray(std), thresholds)
+    return (widths * gains).sum(axis=0)
+
+
+class LossSurrogate(GaussianProcessRegressor):
+    """A Gaussian process whose hyperparameters are the most probable ones, not the likeliest.
+
+    With a length scale per input and a few dozen trials, maximum likelihood picks out inputs by
+    chance. The prior expects a length scale of 2 (inputs lie in 0..1, categories are one-hot), so
+    a moderate influence of each, and noise of about a tenth of the spread of the losses.
+    """
+
+    LOG_MEAN = np.log([1.0, 2.0, 0.01])  # of amplitude, length scale, noise (a variance)
+    LOG_STD = np.array([1.0, 0.7, 1.5])
+
+    def __init__(self, kernel=None, optimizer="fmin_l_bfgs_b", normalize_y=True):
+        super().__init__(kernel, optimizer=optimizer, normalize_y=normalize_y)
+
+    @staticmethod
+    def start(inputs: int):
+        """The kernel to start from: amplitude x Matern 5/2 + noise."""
+        scales = Matern(np.ones(inputs), (0.05, 100.0), nu=2.5)
+        return ConstantKernel(1.0, (0.05, 20.0)) * scales + WhiteKernel(0.01, (1e-4, 0.5))
+
+    def log_marginal_likelihood(self, theta=None, eval_gradient=False, clone_kernel=True):
+        found = super().log_marginal_likelihood(theta, eval_gradient, clone_kernel)
+        if theta is None:
+            return found
+        scales = len(theta) - 2
+        std = np.repeat(self.LOG_STD, [1, scales, 1])
+        z = (theta - np.repeat(self.LOG_MEAN, [1, scales, 1])) / std
+        if eval_gradient:
+            return found[0] - z @ z / 2, found[1] - z / std
+        return found - z @ z / 2
+
+
+class LossModel(AbstractModel):
+    """SMAC's view of the `LossSurrogate`: losses of configurations given as vectors.
+
+    SMAC's vectors have a column per hyperparameter: 0..1, or the number of a choice. By the
+    `conditions` (child, parent, values of the parent) some count only where they are active.
+    `pending` are vectors of trials still running (several workers): they count with the loss
+    expected of them, so that the next proposal goes elsewhere.
+    """
+
+    REFIT_EVERY = 5  # trainings between two searches for length scales
+
+    def __init__(self, space: ConfigurationSpace, seed: int, conditions: Sequence[tuple] = ()):
+        super().__init__(space, seed=seed)
+        names = list(space)
+        self._conditions = [
+            (names.index(child), names.index(parent), [space[parent].to_vector(v) for v in values])
+            for child, parent, values in conditions
+        ]
+        self._choices = [len(getattr(h, "choices", ())) for h in space.values()]
+        self._kernel = None
+        self._trainings = 0
+        self.pending = np.empty((0, len(space)))
+
+    def _train(self, X, Y):
+        inputs, losses = self._inputs(X), Y.ravel()
+        if self._kernel is None or self._trainings % self.REFIT_EVERY == 0:
+            surrogate = LossSurrogate(self._kernel or LossSurrogate.start(inputs.shape[1]))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # a bound reached is no error
+                self._kernel = surrogate.fit(inputs, losses).kernel_
+        self._trainings += 1
+        self._surrogate = LossSurrogate(self._kernel, optimizer=None).fit(inputs, losses)
+        if len(self.pending):
+            expected = self._surrogate.predict(self._inputs(self.pending))
+            X, losses = np.vstack([X, self.pending]), np.concatenate([losses, expected])
+            self._surrogate.fit(self._inputs(X), losses)
+        self.vectors, self.losses = X, losses
+        return self
+
+    def _predict(self, X, covariance_type="diagonal"):
+        mean, std = self._surrogate.predict(self._inputs(X), return_std=True)
+        return mean, None if covariance_type is None else std**2
+
+    def _inputs(self, vectors: np.ndarray) -> np.ndarray:
+        """What the surrogate sees: choices one-hot, inactive values in the middle."""
+        vectors, columns = vectors.copy(), []
+        for child, parent, values in self._conditions:
+            vectors[~np.isin(vectors[:, parent], values), child] = 0.5
+        for values, count in zip(vectors.T, self._choices, strict=True):
+            columns.append(values[:, None] == np.arange(count) if count else values[:, None])
+        return np.hstack(columns).astype(float)
+
+
+class KnownEnergyImprovement(AbstractAcquisitionFunction):
+    """Expected hypervolume improvement of configurations whose energy is computed, not predicted.
+
+    `energy_of(point)` is the energy of a point; it is told depth and bits alone. The front
+    is that of all trials the model saw, the reference point their worst loss and energy.
+    """
+
+    def __init__(self, space: ConfigurationSpace, energy_of: Callable[[Mapping], float]):
+        super().__init__()
+        self._space, self._energy_of = space, energy_of
+
+    def _update(self, **kwargs):
+        self._front = np.column_stack([self.model.losses, self._energies(self.model.vectors)])
+        self._reference = self._front.max(axis=0)
+
+    def _compute(self, X):
+        mean, variance = self.model.predict(X)
+        values = expected_hypervolume_improvement(
+            mean.ravel(), np.sqrt(variance.ravel()), self._energies(X), self._front, self._reference
+        )
+        return values[:, None]
+
+    def _energies(self, vectors: np.ndarray) -> np.ndarray:
+        columns = {
+            name: self._space[name].to_value(column).tolist()
+            for name, column in zip(self._space, vectors.T, strict=True)
+            # what the energy depends on, none of which is ever inactive
+            if name in ("shift_depth", *FORMAT)
+        }
+        points = (
+            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+        )
+        return np.array([self._energy_of(point) for point in points])

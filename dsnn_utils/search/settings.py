@@ -1,0 +1,132 @@
+"""What a search is asked for: checked when made, and recorded with the run."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+
+from ConfigSpace import ConfigurationSpace
+
+from dsnn_utils.checks import check_integer, require_choice
+from dsnn_utils.runs.columns import MOMENTUM_OPTIMIZERS, check_objectives
+from dsnn_utils.runs.table import to_python
+from dsnn_utils.search.space import (
+    Fidelity,
+    check_configuration,
+    dsnn_space,
+    make_fidelity,
+    published_default,
+)
+from dsnn_utils.search.strategies import MULTI_FIDELITY, STRATEGIES, make_strategy
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What is searched and how; checked when made, and the same whenever a run is resumed.
+
+    `max_depth` is the network's number of shiftable layers, `epochs` the length of a training (a
+    hyperparameter from `min_epochs` up where that is given). A multi-fidelity `strategy` spends
+    more of `fidelity`, from `min_fidelity` up, on the better configurations: by Hyperband on the
+    best 1/`eta`, or, where the energy is known beforehand, on what promises the largest growth of
+    the front. For any other strategy shift depth is an ordinary hyperparameter. `objectives` are
+    minimised. `n_initial` random configurations come before the model. `seed_configurations`
+    (dicts, missing entries as in the default) are evaluated right after the default. `context` is
+    recorded with the run: everything else that makes a trial what it is, such as data and recipe.
+
+    Raises ValueError naming the parameter, its value and what is allowed.
+    """
+
+    max_depth: int
+    epochs: int
+    min_epochs: int | None = None
+    strategy: str = "smac_mf"
+    fidelity: str = "shift_depth"
+    min_fidelity: float | None = None
+    eta: int = 2
+    objectives: Sequence[str] = ("loss", "energy_modelled_j_per_image")
+    n_initial: int = 8
+    seed: int = 0
+    seed_configurations: Sequence[Mapping] = ()
+    context: Mapping = field(default_factory=dict)
+
+    def __post_init__(self):
+        require_choice("strategy", self.strategy, STRATEGIES)
+        dsnn_space(self.max_depth, self.epochs, self.min_epochs)  # checks these three
+        levels = self.levels  # checks fidelity and min_fidelity
+        if not self.multi_fidelity and levels.name != "shift_depth":
+            raise ValueError(
+                f"fidelity={self.fidelity!r}: strategy {self.strategy!r} has no fidelities, it "
+                "searches shift depth as a hyperparameter; must be 'shift_depth', or the strategy "
+                f"one of {', '.join(MULTI_FIDELITY)}"
+            )
+        for name, least in (("eta", 2), ("n_initial", 1), ("seed", 0)):
+            check_integer(name, getattr(self, name), least)
+        for name in ("max_depth", "epochs", "min_epochs", "eta", "n_initial", "seed"):
+            if getattr(self, name) is not None:  # NumPy's integers have no JSON
+                self._set(name, int(getattr(self, name)))
+        self._set("objectives", tuple(check_objectives(self.objectives)))
+        self._set("seed_configurations", tuple(map(to_python, self.seed_configurations)))
+        clash = sorted({f.name for f in fields(self)} & self.context.keys())
+        if clash:
+            raise ValueError(f"context: {clash[0]!r}: must not be the name of a setting")
+        space = dsnn_space(self.max_depth, self.epochs, self.min_epochs, seed=self.seed)
+        for configuration in self.seed_configurations:
+            check_configuration(configuration, space, "seed_configurations")
+
+    def _set(self, name, value):
+        object.__setattr__(self, name, value)  # the dataclass is frozen
+
+    @property
+    def multi_fidelity(self) -> bool:
+        return self.strategy in MULTI_FIDELITY
+
+    @property
+    def levels(self) -> Fidelity:
+        """The fidelity with its bounds."""
+        return make_fidelity(self.fidelity, self.max_depth, self.epochs, self.min_fidelity)
+
+    @property
+    def least_trials(self) -> int:
+        """The default at every rung, the seed configurations and the initial design."""
+        return len(self.first_points()) + self.n_initial
+
+    def space(self) -> ConfigurationSpace:
+        """The configuration space; the fidelity is no part of it."""
+        without = self.fidelity if self.multi_fidelity else None
+        return dsnn_space(self.max_depth, self.epochs, self.min_epochs, without, self.seed)
+
+    def first_points(self) -> list[tuple[dict, str]]:
+        """The points every strategy starts with, and their origin."""
+        default = {self.fidelity: self.levels.maximum}
+        default |= published_default(self.max_depth, self.epochs)
+        rungs = self.levels.rungs(3 if self.strategy == "smac_mf_published" else self.eta)
+        values = rungs[::-1]
+        if default[self.fidelity] not in rungs:  # weight bits: it has 5
+            values = [default[self.fidelity], *values]
+        points = [(default | {self.fidelity: value}, "default") for value in values]
+        for point in (default | c for c in self.seed_configurations):
+            if point["optimizer"] not in MOMENTUM_OPTIMIZERS:
+                del point["momentum"]
+            points.append((point, "seed"))
+        return points
+
+    def proposals(self, energy_of: Callable[[Mapping], float] | None = None):
+        """The strategy that proposes all further points; `energy_of` as in `make_strategy`."""
+        levels = self.levels if self.multi_fidelity else None
+        if levels is not None and energy_of is not None:  # it has to take in all it is told
+            told = [point[self.fidelity] for point, _ in self.first_points()]
+            levels = replace(levels, minimum=min(levels.minimum, *told))
+        return make_strategy(
+            self.strategy,
+            self.space(),
+            levels,
+            self.objectives,
+            self.seed,
+            self.n_initial,
+            self.eta,
+            energy_of,
+        )
+
+    def record(self) -> dict:
+        """The settings as they are kept in `search.json`."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "context"}
+        return json.loads(json.dumps(own | dict(self.context), default=dict))

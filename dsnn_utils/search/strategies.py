@@ -1,0 +1,432 @@
+"""Search strategies behind one small interface: `ask` proposes a point, `tell` reports its costs.
+
+A *point* is a plain dict: the hyperparameters of one configuration plus the value of the fidelity,
+if the strategy uses one. The loop that trains, records and resumes is in `search.loop`; the
+strategies know nothing about networks, so they run on any function (see the benchmarks).
+
+Every strategy is a deterministic function of its seed and of what it was told, in order. The
+search relies on this: it resumes a run by asking and telling again what the trials table records.
+"""
+
+import copy
+import logging
+import math
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from ConfigSpace import Configuration, ConfigurationSpace, Constant, Integer
+
+from dsnn_utils.checks import require_choice
+from dsnn_utils.runs.table import to_python
+from dsnn_utils.search.space import Fidelity
+
+STRATEGIES = ("smac_mf", "smac_mf_published", "smac", "tpe", "nsga2", "random")
+MULTI_FIDELITY = ("smac_mf", "smac_mf_published")
+
+
+def make_strategy(
+    name: str,
+    space: ConfigurationSpace,
+    fidelity: Fidelity | None,
+    objectives: tuple[str, ...],
+    seed: int,
+    n_initial: int = 8,
+    eta: int = 2,
+    energy_of: Callable[[Mapping], float] | None = None,
+):
+    """The strategy `name` on `space`, minimising `objectives`.
+
+    Multi-fidelity strategies need a `fidelity` (which must not be a hyperparameter of the space);
+    for all others it must be None. `n_initial` random configurations come before the surrogate is
+    trusted; `eta` is the share promoted by successive halving (the best 1/eta).
+
+    `energy_of(point)` is the second objective where that is a modelled energy, known without a
+    training from depth and bits (`search.trial.energy_function`). With it, and shift depth as
+    the fidelity, "smac_mf" chooses configuration and depth together by expected hypervolume
+    improvement; without it, and for other objectives and fidelities, it is SMAC3's Hyperband with
+    ParEGO.
+
+    Raises ValueError for an unknown name.
+    """
+    require_choice("strategy", name, STRATEGIES)
+    if (fidelity is not None) != (name in MULTI_FIDELITY):
+        raise ValueError(f"strategy={name!r}: takes a fidelity exactly if it is multi-fidelity")
+    known_energy = energy_of is not None and len(objectives) == 2 and objectives[0] == "loss"
+    if name == "smac_mf" and known_energy and fidelity.name == "shift_depth":
+        return SmacKnownEnergy(space, fidelity, energy_of, seed, n_initial)
+    if name == "smac_mf":
+        return SmacMultiFidelity(space, fidelity, objectives, seed, n_initial, eta)
+    if name == "smac_mf_published":
+        return SmacMultiFidelity(space, fidelity, objectives, seed, n_initial, eta=3)
+    if name == "smac":
+        return Smac(space, objectives, seed, n_initial)
+    if name in ("tpe", "nsga2"):
+        return Optuna(name, space, objectives, seed, n_initial)
+    return RandomSearch(space, seed)
+
+
+class RandomSearch:
+    """Uniform sampling from the space."""
+
+    def __init__(self, space: ConfigurationSpace, seed: int):
+        self._space = space
+        self._space.seed(seed)
+
+    def ask(self) -> tuple[dict, str]:
+        """The next point and where it comes from (here always "random")."""
+        return to_python(self._space.sample_configuration()), "random"
+
+    def tell(self, point: dict, costs: list[float], success: bool) -> None:
+        """Random search learns nothing."""
+
+
+class Smac:
+    """SMAC3 with a random-forest surrogate and ParEGO; every hyperparameter is a plain one.
+
+    SMAC searches the space without its conditions, and what is inactive is dropped from its
+    proposals: the local search of SMAC 2.4 takes a missing value for a changed one, so it never
+    looks at a neighbour of a configuration with an inactive hyperparameter.
+    """
+
+    def __init__(
+        self, space: ConfigurationSpace, objectives: tuple[str, ...], seed: int, n_initial: int
+    ):
+        self._conditions = [(c.child.name, c.parent.name, c.values) for c in space.conditions]
+        self._space = ConfigurationSpace(seed=seed)
+        self._space.add(list(space.values()))
+        self._facade = self._make_facade(self._space, objectives, seed, n_initial)
+        self._open = {}
+
+    def _make_facade(self, space, objectives, seed, n_initial):
+        return _smac_facade(space, objectives, seed, n_initial)
+
+    def _budget(self, point: dict) -> float | None:
+        return None
+
+    def _point(self, info) -> dict:
+        point = to_python(info.config)
+        for child, parent, values in self._conditions:
+            if point[parent] not in values:
+                del point[child]
+        return point
+
+    def ask(self) -> tuple[dict, str]:
+        """The next point and its origin: "initial" design, "model", "random" (interleaved) or
+        "promoted" (a configuration seen before, at its next fidelity)."""
+        info = self._facade.ask()
+        point = self._point(info)
+        self._open[_key(point)] = info
+        return point, self._origin(info.config)
+
+    def _origin(self, config: Configuration) -> str:
+        return _origin(config)
+
+    def tell(self, point: dict, costs: list[float], success: bool) -> None:
+        """Report the finite `costs` of a point, asked for or not (crash costs if it failed)."""
+        from smac.runhistory import StatusType, TrialInfo, TrialValue
+
+        info = self._open.pop(_key(point), None)
+        if info is None:  # a point the search brought along, such as the published default
+            default = self._space.get_default_configuration()
+            values = {n: point[n] if point.get(n) is not None else default[n] for n in self._space}
+            config = Configuration(self._space, values=values)
+            info = TrialInfo(config, seed=0, budget=self._budget(point))
+        status = StatusType.SUCCESS if success else StatusType.CRASHED
+        cost = list(map(float, costs))
+        value = TrialValue(cost[0] if len(cost) == 1 else cost, status=status)
+        self._facade.tell(info, value, save=False)
+
+
+class SmacMultiFidelity(Smac):
+    """SMAC3 with Hyperband over a fidelity and ParEGO over the objectives.
+
+    Two things differ from SMAC 2.4's own facade. Incumbents are not kept: its update fails with an
+    AssertionError once two configurations were seen at different budgets (SMAC issue 1050), and
+    with shift depth as the fidelity every (configuration, depth) is a solution of its own, so the
+    front is taken from the trials table. And configurations brought along (the default) inform the
+    surrogate without entering a bracket.
+    """
+
+    def __init__(self, space, fidelity: Fidelity, objectives, seed, n_initial, eta):
+        self._fidelity, self._eta = fidelity, eta
+        self._budgets = _budgets(fidelity, eta)
+        self._seen = set()
+        super().__init__(space, objectives, seed, n_initial)
+
+    def _origin(self, config: Configuration) -> str:
+        promoted = config in self._seen
+        self._seen.add(config)
+        return "promoted" if promoted else _origin(config)
+
+    def _make_facade(self, space, objectives, seed, n_initial):
+        budgets = sorted(self._budgets.values())
+        return _smac_facade(space, objectives, seed, n_initial, budgets, self._eta)
+
+    def _budget(self, point: dict) -> float:
+        value = point[self._fidelity.name]
+        return self._budgets.get(value, float(value))
+
+    def _point(self, info) -> dict:
+        return super()._point(info) | {self._fidelity.name: self._fidelity.value(info.budget)}
+
+
+class SmacKnownEnergy(Smac):
+    """SMAC3 with a Gaussian process of the loss and expected hypervolume improvement.
+
+    Shift depth is an input of the surrogate and chosen together with the configuration, from its
+    whole range; promoting a configuration is one of the candidates: when it promises most, it is
+    taken. See `dsnn_utils.search.acquisition`.
+    """
+
+    def __init__(
+        self,
+        space: ConfigurationSpace,
+        fidelity: Fidelity,
+        energy_of: Callable[[Mapping], float],
+        seed: int,
+        n_initial: int,
+    ):
+        space = copy.deepcopy(space)
+        low, high = int(fidelity.minimum), int(fidelity.maximum)
+        space.add(
+            Integer(fidelity.name, (low, high)) if low < high else Constant(fidelity.name, low)
+        )
+        self._fidelity, self._energy_of = fidelity.name, energy_of
+        self._seen = set()
+        super().__init__(space, ("loss",), seed, n_initial)
+
+    def _make_facade(self, space, objectives, seed, n_initial):
+        from dsnn_utils.search.acquisition import KnownEnergyImprovement, LossModel
+
+        self._model = LossModel(space, seed, self._conditions)
+        improvement = KnownEnergyImprovement(space, self._energy_of)
+        return _smac_facade(
+            space, objectives, seed, n_initial, model=self._model, acquisition=improvement
+        )
+
+    def ask(self) -> tuple[dict, str]:
+        """The next point and its origin: "initial" (random), "model", or "promoted" (by the model,
+        a configuration seen before, at another depth)."""
+        pending = [info.config.get_array() for info in self._open.values()]
+        self._model.pending = np.array(pending).reshape(-1, len(self._space))
+        self._facade._config_selector._previous_entries = -1  # train even without new results
+        point, origin = super().ask()
+        configuration = self._configuration(point)
+        if origin == "model" and configuration in self._seen:
+            origin = "promoted"
+        self._seen.add(configuration)
+        return point, origin
+
+    def tell(self, point: dict, costs: list[float], success: bool) -> None:
+        """Report the finite loss, first in `costs`, of a point, asked for or not."""
+        self._seen.add(self._configuration(point))
+        super().tell(point, costs[:1], success)
+
+    def _configuration(self, point: dict) -> tuple:
+        return tuple(point.get(n) for n in self._space if n != self._fidelity)
+
+
+class Optuna:
+    """Optuna's multi-objective samplers: TPE ("tpe") or NSGA-II ("nsga2", population 20)."""
+
+    def __init__(self, name: str, space: ConfigurationSpace, objectives, seed: int, n_initial: int):
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # experimental-feature notes
+            if name == "tpe":
+                sampler = optuna.samplers.TPESampler(
+                    seed=seed, n_startup_trials=n_initial, multivariate=True, group=True
+                )
+            else:
+                sampler = optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
+        self._study = optuna.create_study(
+            sampler=sampler, directions=["minimize"] * len(objectives)
+        )
+        self._space = space
+        self._n_initial = n_initial
+        self._open = {}
+
+    def ask(self) -> tuple[dict, str]:
+        """The next point and its origin: "initial" or "model"."""
+        trial = self._study.ask()
+        point = {}
+        for name, hyperparameter in self._ordered():
+            if self._active(name, point):
+                point[name] = trial._suggest(name, _distribution(hyperparameter))
+        self._open[_key(point)] = trial
+        return point, "initial" if trial.number < self._n_initial else "model"
+
+    def tell(self, point: dict, costs: list[float], success: bool) -> None:
+        """Report the finite `costs` of a point, asked for or not (crash costs if it failed)."""
+        import optuna
+
+        trial = self._open.pop(_key(point), None)
+        if trial is not None:
+            self._study.tell(trial, list(costs))
+            return
+        names = [n for n, _ in self._ordered() if point.get(n) is not None]
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                params={n: point[n] for n in names},
+                distributions={n: _distribution(self._space[n]) for n in names},
+                values=list(costs),
+            )
+        )
+
+    def _ordered(self):
+        """Hyperparameters with parents before their children."""
+        children = {c.child.name for c in self._space.conditions}
+        return sorted(self._space.items(), key=lambda item: item[0] in children)
+
+    def _active(self, name: str, point: dict) -> bool:
+        conditions = [c for c in self._space.conditions if c.child.name == name]
+        return all(point.get(c.parent.name) in c.values for c in conditions)
+
+
+def _distribution(hyperparameter):
+    from optuna import distributions
+
+    if hasattr(hyperparameter, "choices"):
+        return distributions.CategoricalDistribution([str(c) for c in hyperparameter.choices])
+    low, high = to_python({"low": hyperparameter.lower, "high": hyperparameter.upper}).values()
+    if isinstance(low, int):
+        return distributions.IntDistribution(low, high, log=hyperparameter.log)
+    return distributions.FloatDistribution(low, high, log=hyperparameter.log)
+
+
+def _key(point: dict) -> tuple:
+    return tuple(sorted(point.items()))
+
+
+def _budgets(fidelity: Fidelity, eta: int) -> dict[int | float, float]:
+    """The (possibly fractional) Hyperband budget behind each value of the fidelity."""
+    budgets, budget = {}, float(fidelity.maximum)
+    while budget >= fidelity.minimum - 1e-9:
+        budgets.setdefault(fidelity.value(budget), budget)
+        budget /= eta
+    return budgets
+
+
+def hyperband_plan(fidelity: Fidelity, eta: int) -> pd.DataFrame:
+    """How many configurations Hyperband runs in each bracket (rows) at each rung (columns).
+
+    The sizes are SMAC's: a bracket starts with ceil(eta^s (S + 1) / (s + 1)) configurations, S + 1
+    being the number of rungs and s the promotions in the bracket (Li et al., JMLR 2018).
+    """
+    rungs = fidelity.rungs(eta)
+    top = len(rungs) - 1
+    plan = pd.DataFrame(0, index=range(1, top + 2), columns=rungs)
+    for bracket in range(top + 1):
+        promotions = top - bracket
+        start = math.ceil(eta**promotions * (top + 1) / (promotions + 1))
+        for rung in range(promotions + 1):
+            plan.iloc[bracket, bracket + rung] = start // eta**rung
+    plan = plan.rename_axis(index="bracket", columns=fidelity.name)
+    return plan.assign(trainings=plan.sum(axis=1))
+
+
+def _origin(config: Configuration) -> str:
+    origin = config.origin or ""
+    if "Initial Design" in origin:
+        return "initial"
+    drawn = "Random Search (max" in origin or origin in ("", "Random Search")
+    return "random" if drawn else "model"
+
+
+def _smac_facade(
+    space, objectives, seed, n_initial, budgets=None, eta=2, model=None, acquisition=None
+):
+    """A SMAC3 facade for ask and tell, deterministic for a given seed.
+
+    With `budgets` (ascending, each eta times the one before) the intensifier is Hyperband. The
+    default `model` is the facade's random forest, the default `acquisition` expected improvement;
+    with a model of one's own no random configurations are interleaved and losses stay unscaled.
+    """
+    import smac
+    from smac import HyperparameterOptimizationFacade as Blackbox
+    from smac import MultiFidelityFacade
+    from smac.acquisition.maximizer import LocalAndSortedRandomSearch
+    from smac.initial_design import RandomInitialDesign
+    from smac.multi_objective.parego import ParEGO
+    from smac.runhistory.encoder import RunHistoryEncoder
+
+    logging.getLogger("smac").setLevel(logging.ERROR)
+    scratch = tempfile.TemporaryDirectory(prefix="smac-")  # the trials table is the record
+    scenario = smac.Scenario(
+        space,
+        objectives=list(objectives),
+        deterministic=True,
+        n_trials=10**6,  # the search loop decides when to stop
+        seed=seed,
+        # Just under the lowest rung: SMAC counts rungs by a floor of logarithms.
+        min_budget=budgets and budgets[0] * (1 - 1e-9),
+        max_budget=budgets and budgets[-1],
+        output_directory=Path(scratch.name),
+    )
+    facade = MultiFidelityFacade if budgets else Blackbox
+    own = {}
+    if model is None:
+        model = facade.get_model(scenario)
+        model._rf_opts["n_jobs"] = 1  # threads cost more than they bring on ten small trees
+    else:
+        own["runhistory_encoder"] = RunHistoryEncoder(scenario)
+        own["random_design"] = facade.get_random_design(scenario, probability=0)
+        own["config_selector"] = facade.get_config_selector(scenario, retrain_after=1)
+        own["acquisition_function"] = acquisition
+    if acquisition is None:
+        maximizer = facade.get_acquisition_maximizer(scenario, challengers=1000)
+    else:  # a Gaussian process costs more to ask than a forest
+        maximizer = LocalAndSortedRandomSearch(
+            space, challengers=300, local_search_iterations=5, n_steps_plateau_walk=3, seed=seed
+        )
+    _order_start_points(maximizer._local_search)
+    facade = facade(
+        scenario,
+        None,
+        model=model,
+        acquisition_maximizer=maximizer,
+        initial_design=RandomInitialDesign(scenario, n_configs=n_initial, max_ratio=1.0),
+        intensifier=_hyperband(scenario, eta) if budgets else None,
+        multi_objective_algorithm=ParEGO(scenario) if len(objectives) > 1 else None,
+        logging_level=False,
+        overwrite=True,
+        **own,
+    )
+    facade.scratch = scratch  # removed with the facade
+    return facade
+
+
+def _order_start_points(local_search) -> None:
+    """Make SMAC's local search start from a list in a fixed order.
+
+    It collects its start points in a set, whose order depends on PYTHONHASHSEED: with it the same
+    seed would search differently in every process.
+    """
+    collect = local_search._get_init_points_from_previous_configs
+
+    def ordered(*args, **kwargs):
+        points = collect(*args, **kwargs)
+        return sorted(points, key=lambda c: np.nan_to_num(c.get_array(), nan=-1.0).tolist())
+
+    local_search._get_init_points_from_previous_configs = ordered
+
+
+def _hyperband(scenario, eta: int):
+    from smac.intensifier import Hyperband
+
+    class FrontHyperband(Hyperband):
+        def reset(self) -> None:
+            super().reset()
+            # A tracker that is not empty keeps told configurations out of the first bracket.
+            self._tracker[(0, 0)] = []
+
+        def update_incumbents(self, config: Configuration) -> None:
+            pass  # the trials table holds the front (see SmacMultiFidelity)
+
+    return FrontHyperband(scenario, eta=eta, incumbent_selection="highest_budget")

@@ -1,0 +1,223 @@
+"""One trial: build a network, convert it to a shift network, train it, weigh its energy.
+
+`run_trial` turns a point (a configuration with its shift depth) into one row of the trials table.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from dsnn_utils.checks import require, require_bools, require_choice
+from dsnn_utils.energy.emissions import embodied_emissions_gco2eq
+from dsnn_utils.energy.measured import EnergyMeter
+from dsnn_utils.energy.modelled import modelled_energy, operation_counts
+from dsnn_utils.runs.columns import (
+    COMPUTE_ENERGY,
+    CURVE,
+    ENERGY_WITH_MEMORY,
+    FORMAT,
+    MEASURED,
+    MODELLED_ENERGIES,
+)
+from dsnn_utils.search.space import to_spec
+from dsnn_utils.shift.conversion import convert_to_shift, shiftable_layers
+from dsnn_utils.shift.layers import ShiftSpec
+from dsnn_utils.shift.models import MODELS, build_model
+from dsnn_utils.training.data import Dataset, take_fraction
+from dsnn_utils.training.loop import (
+    PRECISIONS,
+    SCHEDULES,
+    Diverged,
+    evaluate,
+    resolve_device,
+    seed_everything,
+    train,
+)
+
+TRAINING = ("optimizer", "lr", "momentum", "weight_decay", "batch_size", "epochs")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all trials of a search share.
+
+    `published_init` starts shift layers from DeepShift's own random initialisation instead of the
+    plain network's initial weights. The other fields are arguments of `training.train`.
+    Raises ValueError naming the field, its value and what is allowed.
+    """
+
+    model: str = "resnet20"
+    schedule: str = "one_cycle"
+    label_smoothing: float = 0.0
+    augment: bool = True
+    published_init: bool = False
+    precision: str = "auto"
+    device: str = "auto"
+
+    def __post_init__(self):
+        for name, known in (("model", MODELS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
+            require_choice(name, getattr(self, name), known)
+        require_bools(augment=self.augment, published_init=self.published_init)
+        smoothing = self.label_smoothing
+        require(0 <= smoothing < 1, f"label_smoothing={smoothing!r}: must be in [0, 1)")
+        resolve_device(self.device)
+
+
+def build_network(point: Mapping, dataset: Dataset, recipe: Recipe, seed: int) -> torch.nn.Module:
+    """The untrained network of a point: the plain network of `seed`, its last layers shifted."""
+    seed_everything(seed)
+    plain = build_model(recipe.model, dataset.num_classes, dataset.in_channels)
+    return convert_to_shift(
+        plain, point["shift_depth"], to_spec(point), keep_weights=not recipe.published_init
+    )
+
+
+def depth_bound(dataset: Dataset, recipe: Recipe) -> int:
+    """The number of shiftable layers of the recipe's network, the largest shift depth."""
+    return len(
+        shiftable_layers(build_model(recipe.model, dataset.num_classes, dataset.in_channels))
+    )
+
+
+def run_trial(
+    point: Mapping,
+    dataset: Dataset,
+    recipe: Recipe,
+    seed: int = 0,
+    meter: EnergyMeter | None = None,
+    test: bool = False,
+) -> tuple[dict, torch.nn.Module, list[dict]]:
+    """Train and evaluate the network of `point`; returns (row, network, training history).
+
+    The row holds the result columns of the trials table: validation accuracy (0..1), cross
+    entropy (nats) and loss (validation error), modelled energy (J per image), duration (s) and
+    status; with a `meter` also the measured energy of the training with its validation (kWh), its
+    emissions (gCO2eq) and water (L), empty where the reading cannot be trusted. `embodied_gco2eq`
+    follows from the duration, with the assumptions of `footprint`. `test` adds the
+    accuracy on the test set: for final evaluations only.
+    A training that diverges gives status DIVERGED with the reason, not an exception.
+    Raises ValueError for epochs below 1, besides what `train` raises.
+    """
+    require(point.get("epochs", 1) != 0, "epochs=0: must be at least 1")
+    started = time.perf_counter()
+    row = {"started_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    data = take_fraction(dataset, point.get("data_fraction") or 1.0)
+    network = build_network(point, data, recipe, seed)
+    energy = modelled_energy(network, tuple(data.train.images.shape[1:]))
+    row |= {
+        "dataset": data.name,
+        "model": recipe.model,
+        "train_size": len(data.train),
+        "energy_modelled_j_per_image": energy.energy_modelled_j_per_image,
+        "energy_modelled_with_memory_j_per_image": energy.energy_modelled_with_memory_j_per_image,
+    }
+    history: list[dict] = []
+    with meter.measure() if meter else nullcontext() as measurement:
+        try:
+            train(
+                network,
+                data,
+                **{name: point[name] for name in TRAINING if point.get(name) is not None},
+                schedule=recipe.schedule,
+                label_smoothing=recipe.label_smoothing,
+                augment=recipe.augment,
+                precision=recipe.precision,
+                device=recipe.device,
+                seed=seed,
+                on_epoch=history.append,
+            )
+            last = history[-1]
+            row |= {
+                "status": "SUCCESS",
+                "val_accuracy": last["validation_accuracy"],
+                "val_cross_entropy": last["validation_loss"],
+                "loss": 1.0 - last["validation_accuracy"],
+            }
+        except Diverged as error:
+            row |= {"status": "DIVERGED", "reason": str(error)}
+    if measurement is not None:
+        if measurement.trusted:
+            row |= {name: getattr(measurement, name) for name in MEASURED}
+            row["energy_measured_method"] = measurement.method
+        else:
+            row |= dict.fromkeys(MEASURED)
+            row["energy_measured_method"] = f"untrusted: {measurement.reason}"
+    if test and row["status"] == "SUCCESS":
+        row["test_accuracy"] = evaluate(network, data.test, data, device=recipe.device)["accuracy"]
+    row["duration_s"] = time.perf_counter() - started
+    row["embodied_gco2eq"] = embodied_emissions_gco2eq(row["duration_s"])
+    return row, network, history
+
+
+def energy_function(
+    model: nn.Module, input_shape: tuple[int, ...], objective: str
+) -> Callable[[Mapping], float]:
+    """A function from a point to its modelled energy in J per image, without building its network.
+
+    `model` is the plain network, `input_shape` one image's. A layer's energy does not depend on
+    what the other layers are, so one count of the fully shifted network serves all depths of a
+    number format. Equal to `modelled_energy` of the converted network.
+
+    Raises ValueError if the objective is no modelled energy.
+    """
+    require_choice("objective", objective, MODELLED_ENERGIES)
+    names = shiftable_layers(model)
+    shifted = convert_to_shift(model, len(names), ShiftSpec("Q"))
+
+    def by_layer(network: nn.Module) -> pd.Series:
+        table = operation_counts(network, input_shape)
+        energy = table[COMPUTE_ENERGY]
+        if objective == ENERGY_WITH_MEMORY:
+            energy = energy + table["memory_energy_modelled_j_per_image"]
+        return energy.groupby(table["layer"]).sum()
+
+    plain = by_layer(model)
+    by_depth: dict[tuple, np.ndarray] = {}
+
+    def energy_of(point: Mapping) -> float:
+        width = point["activation_integer_bits"] + point["activation_fraction_bits"]
+        key = (width, point["weight_bits"])
+        if key not in by_depth:
+            spec = ShiftSpec("Q", *(point[name] for name in FORMAT))  # PS takes the same operations
+            for name in names:
+                shifted.get_submodule(name).spec = spec
+            change = (by_layer(shifted) - plain).reindex(names, fill_value=0.0).to_numpy()
+            by_depth[key] = plain.sum() + np.concatenate([[0.0], np.cumsum(change)])
+        return float(by_depth[key][point["shift_depth"]])
+
+    return energy_of
+
+
+@dataclass(frozen=True)
+class TargetFunction:
+    """`run_trial` with its data, recipe and meter fixed: what a search evaluates.
+
+    `test` adds the accuracy on the test set (for final trainings, never in a search), `curve` the
+    validation accuracy after each epoch, as text with a blank between two epochs.
+    """
+
+    dataset: Dataset
+    recipe: Recipe
+    meter: EnergyMeter | None = None
+    test: bool = False
+    curve: bool = False
+
+    def __call__(self, point: Mapping, seed: int) -> dict:
+        row, _, history = run_trial(point, self.dataset, self.recipe, seed, self.meter, self.test)
+        if self.curve:
+            accuracies = (f"{epoch['validation_accuracy']:.4f}" for epoch in history)
+            row[CURVE] = " ".join(accuracies)
+        return row
+
+    def energy_of(self, objective: str) -> Callable[[Mapping], float]:
+        """The `energy_function` of this data and network: what a search knows beforehand."""
+        data, recipe = self.dataset, self.recipe
+        network = build_model(recipe.model, data.num_classes, data.in_channels)
+        return energy_function(network, tuple(data.train.images.shape[1:]), objective)

@@ -1,0 +1,33 @@
+"""Published values, and the committed studies: their tables, findings and figures."""
+
+from dsnn_utils.study.papers import PUBLISHED, compare, published
+from dsnn_utils.study.plots import plot_finals, plot_grid, plot_published, plot_strategies
+from dsnn_utils.study.statements import dominating_default, findings
+from dsnn_utils.study.strategies import compare_strategies, read_comparison, read_digits_table
+from dsnn_utils.study.tables import (
+    cost_of_runs,
+    finalists,
+    finals_table,
+    modelled_cost_kwh,
+    tables_beside,
+)
+
+__all__ = [
+    "PUBLISHED",
+    "compare",
+    "compare_strategies",
+    "cost_of_runs",
+    "dominating_default",
+    "finalists",
+    "finals_table",
+    "findings",
+    "modelled_cost_kwh",
+    "plot_finals",
+    "plot_grid",
+    "plot_published",
+    "plot_strategies",
+    "published",
+    "read_comparison",
+    "read_digits_table",
+    "tables_beside",
+]

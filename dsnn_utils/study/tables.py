@@ -1,0 +1,155 @@
+"""The study on CIFAR-10 (`figures/cifar10_*`): what it cost, and what its fidelity study says."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dsnn_utils.analysis.choosing import choose
+from dsnn_utils.analysis.fronts import pareto_front
+from dsnn_utils.analysis.trainings import summarise_points
+from dsnn_utils.energy.emissions import search_energy_kwh, training_modelled_kwh
+from dsnn_utils.energy.modelled import modelled_energy
+from dsnn_utils.energy.readings import summarise_readings
+from dsnn_utils.paths import project_root
+from dsnn_utils.runs.columns import ACTIVATION_BITS, ENERGY_WITH_MEMORY, HYPERPARAMETERS
+from dsnn_utils.runs.directory import read_settings
+from dsnn_utils.runs.rows import default_trial
+from dsnn_utils.runs.table import read_trials, to_records
+from dsnn_utils.search.space import known_good_configurations
+from dsnn_utils.shift.models import build_model
+
+PARTS = ("curves", "formats", "finals", "grid", "fidelity", "transfer", "mobilenetv2")
+DATA = {"cifar10": (50_000, (3, 32, 32)), "fashion_mnist": (60_000, (1, 28, 28))}
+
+
+def tables_beside(run: Path) -> dict[str, pd.DataFrame]:
+    """The other committed tables of the study `run` belongs to (see `PARTS`); none for others."""
+    if run != project_root() / "figures" / "cifar10_study":
+        return {}
+    folders = {name: run.with_name(f"cifar10_{name}") for name in PARTS}
+    made = {name: path for name, path in folders.items() if (path / "trials.csv").exists()}
+    return {name: read_trials(path) for name, path in made.items()}
+
+
+def finalists(trials: pd.DataFrame, cost: str) -> list[dict]:
+    """The networks of a search over loss and `cost`, an energy, that are worth a real training.
+
+    Points for notebook 7, each with a `label`: the published default, solutions of the front over
+    all seeds and the public configurations (`paper.known_good_configurations`). The solutions are
+    the cheapest network as accurate (validation) as the default, the most accurate with at most
+    half and with at most all of its energy, the most accurate of all, and the knee of the front;
+    each is named once, and a rule that no network follows is left out.
+    """
+    objectives, default = ("loss", cost), default_trial(trials)
+    budget = default[cost]
+    shares = {"half the energy": 0.5, "same energy": 1.0, "most accurate": np.inf}
+    front = pareto_front(trials, objectives)
+    good_enough = front[front["loss"] <= default["loss"]]
+    possible = {"cheapest": good_enough.head(1)}
+    possible |= {label: front[front[cost] <= s * budget] for label, s in shares.items()}
+    rows = {label: part.iloc[-1] for label, part in possible.items() if len(part)}  # by energy
+    rows["knee"] = choose(trials, "knee", objectives)
+    max_depth = int(trials["max_shift_depth"].iloc[0])
+    known = known_good_configurations(max_depth)
+    found = {label: _point(row) for label, row in rows.items()}
+    found |= {f"public {number}": _point(pd.Series(c)) for number, c in enumerate(known, start=1)}
+    points, named = [{"label": "default"}], [_point(default)]
+    for label, point in found.items():
+        if point not in named:
+            named.append(point)
+            points.append(point | {"label": label})
+    return points
+
+
+def _point(row: pd.Series) -> dict:
+    """What makes the network and its training, but for epochs and data: those are the finals'."""
+    names = [n for n in HYPERPARAMETERS if n not in ("epochs", "data_fraction")]
+    (record,) = to_records(row.reindex(names).to_frame().T.infer_objects())
+    return {"label": None, **record}
+
+
+def cost_of_runs(folders: Sequence[str | Path]) -> pd.DataFrame:
+    """What the runs took, a row each and their sum; folders are relative to the project's root.
+
+    Columns `trainings`, `failed`, `seeds`, `images` and `epochs` (largest of a training), `hours`
+    (summed over trainings, each on one thread), `energy_measured_kwh`, `emissions_gco2eq` (grid
+    of the measurements). Trainings without a reading are charged by their duration.
+    """
+    rows = {}
+    for folder in folders:
+        trials = read_trials(project_root() / folder)
+        kwh, _ = search_energy_kwh(trials)
+        read = trials[trials["emissions_gco2eq"] > 0]
+        intensity = read["emissions_gco2eq"].sum() / read["energy_measured_kwh"].sum()
+        rows[Path(folder).name] = {
+            "trainings": len(trials),
+            "failed": int((trials["status"] != "SUCCESS").sum()),
+            "seeds": trials["seed"].nunique(),
+            "images": trials["train_size"].max(),
+            "epochs": trials["epochs"].max(),
+            "hours": trials["duration_s"].sum() / 3600,
+            "energy_measured_kwh": kwh,
+            "emissions_gco2eq": kwh * intensity,
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
+    sums = ["trainings", "failed", "hours", "energy_measured_kwh", "emissions_gco2eq"]
+    table.loc["all"] = table[sums].sum()
+    whole = ["trainings", "failed", "seeds", "images", "epochs"]
+    return table.astype(dict.fromkeys(whole, "Int64"))
+
+
+def modelled_cost_kwh(folders: Sequence[str | Path]) -> float:
+    """`footprint.training_modelled_kwh` of runs of the study: their trainings on shift hardware.
+
+    Shifts do not help there: training works on float32 weights. Memory traffic is included.
+    """
+    total = 0.0
+    for folder in map(Path, folders):
+        trials, settings = (
+            read_trials(project_root() / folder),
+            read_settings(project_root() / folder),
+        )
+        for (dataset, model), part in trials.groupby(["dataset", "model"]):
+            images, shape = DATA[dataset]
+            plain = modelled_energy(build_model(model, 10, shape[0]), shape)
+            total += training_modelled_kwh(
+                part,
+                plain.energy_modelled_with_memory_j_per_image,
+                round(settings["data"]["validation_share"] * images),
+            )
+    return total
+
+
+def finals_table(finals: pd.DataFrame, readings: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Measured and modelled energy of tested networks side by side, a row each, cheapest first.
+
+    `finals` is the table of their trainings, `readings` that of `given.measure_points`. Column
+    names say which energy is which; intervals (95 %) are of the mean, over seeds or readings.
+    Raises ValueError where two networks have the same label.
+    """
+    summary = summarise_points(finals).set_index("origin")
+    if not summary.index.is_unique:
+        raise ValueError("finals: must have an origin (label) of its own for every network")
+    network = finals.groupby("origin").first().reindex(summary.index)
+    bits = network[list(ACTIVATION_BITS)].astype(int).astype(str).agg(" + ".join, axis=1)
+    columns = {
+        "depth": network["shift_depth"],
+        "weight bits": network["weight_bits"],
+        "activation bits": bits,
+        "seeds": summary["seeds"],
+        "failed": summary["failed"],
+        "test accuracy (%)": 100 * summary["test_accuracy"],
+        "± (%)": 100 * summary["test_accuracy_half_width"],
+        "MODELLED inference (µJ/image)": 1e6 * summary[ENERGY_WITH_MEMORY],
+    }
+    if readings is not None:
+        measured = summarise_readings(readings, "origin").reindex(summary.index)
+        columns |= {
+            "MEASURED inference (mJ/image)": 1e3 * measured["energy_measured_j_per_image"],
+            "± (mJ/image)": 1e3 * measured["half_width_j_per_image"],
+        }
+    columns["MEASURED training (Wh)"] = 1e3 * summary["energy_measured_kwh"]
+    table = pd.DataFrame(columns)
+    return table.sort_values("MODELLED inference (µJ/image)", kind="stable")

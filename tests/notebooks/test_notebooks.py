@@ -1,0 +1,184 @@
+"""Every notebook, executed by papermill in the test profile, and what it leaves behind.
+
+The notebooks run once, in order, in one run directory; the tests then look at the results. Bad
+input is given to notebooks as a user would give it: it has to stop them before any training.
+"""
+
+import json
+import shutil
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from dsnn_utils.parameters import all_notebooks, load_profile
+from dsnn_utils.runner import NotebookFailed, run_notebook
+from dsnn_utils.runs import COLUMNS, read_settings, read_trials
+from dsnn_utils.study.figures import main
+
+NOTEBOOKS = [path.stem for path in all_notebooks()]
+SEARCH = next(path for path in all_notebooks() if path.stem.startswith("03"))
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "test"
+    assert main(["--profile", "test", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def trials(run_dir):
+    return read_trials(run_dir)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_executed_notebook_page_and_no_errors(name, run_dir):
+    notebook = nbformat.read(run_dir / "notebooks" / f"{name}.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code)
+    kinds = {output.output_type for cell in code for output in cell.outputs}
+    assert "error" not in kinds
+    page = (run_dir / "report" / f"{name}.html").read_text()
+    assert "data:image/svg+xml" in page and "Traceback" not in page
+
+
+def test_the_trials_table(trials):
+    assert list(trials.columns[: len(COLUMNS)]) == list(COLUMNS)
+    assert len(trials) == load_profile("test")[SEARCH.stem]["n_trials"]
+    assert trials["shift_depth"].nunique() >= 3
+    default = trials.iloc[0]
+    assert (default["origin"], default["shift_depth"], default["shift_type"]) == (
+        "default",
+        20,
+        "PS",
+    )
+    good = trials[trials["status"] == "SUCCESS"]
+    np.testing.assert_allclose(good["loss"], 1 - good["val_accuracy"])
+    # A hundred images of ten classes, two epochs: chance is 10 %.
+    assert good["val_accuracy"].max() > 0.5
+    # The deeper, the cheaper; a depth-2 network is mostly float32, whatever the bits.
+    energy = trials.loc[trials["origin"] == "default", "energy_modelled_j_per_image"]
+    assert energy.is_monotonic_increasing and len(energy) == 3
+    shallow = good.loc[good["shift_depth"] <= 2, "energy_modelled_j_per_image"]
+    assert good.loc[good["shift_depth"] == 20, "energy_modelled_j_per_image"].max() < shallow.min()
+    assert {"default", "initial", "model"} <= set(trials["origin"])
+
+
+def test_the_front_is_the_brute_force_front(trials, run_dir):
+    good = trials[trials["status"] == "SUCCESS"]
+    values = good[["loss", "energy_modelled_j_per_image"]].to_numpy()
+    dominated = [
+        any((other <= one).all() and (other < one).any() for other in values) for one in values
+    ]
+    expected = set(good.loc[~np.array(dominated), "trial"])
+    drawn = pd.read_csv(run_dir / "figures" / "front.csv")
+    assert set(drawn.loc[drawn["on_front"], "trial"]) == expected
+
+
+def test_the_search_is_resumed_not_repeated(run_dir, trials):
+    before = (run_dir / "trials.csv").read_bytes()
+    profile = load_profile("test")
+    parameters = {"seed": profile["seed"], "run_dir": str(run_dir)} | profile[SEARCH.stem]
+    run_notebook(SEARCH, run_dir / "again.ipynb", parameters, progress=False)
+    assert (run_dir / "trials.csv").read_bytes() == before
+
+
+def test_the_chosen_solution_was_tested_once(run_dir, trials):
+    results = json.loads((run_dir / "results.json").read_text())
+    assert 0 < results["hypervolume"] < 1
+    chosen = trials.loc[trials["trial"] == results["chosen"]["trial"]].iloc[0]
+    assert results["chosen"]["network"]["shift_depth"] == chosen["shift_depth"]
+    tested = pd.DataFrame(results["tested"])
+    assert set(tested["network"]) == {"default", "chosen"}
+    assert tested["test_accuracy"].between(0, 1).all()
+
+
+def test_given_networks_are_trained_under_every_seed(run_dir):
+    given = read_trials(run_dir / "given")
+    profile = load_profile("test")["07_training_given_networks"]
+    assert len(given) == 3 * len(profile["seeds"]) and set(given["status"]) == {"SUCCESS"}
+    assert given["validation_accuracy_by_epoch"].str.split().str.len().eq(2).all()
+    summary = pd.read_csv(run_dir / "given" / "summary.csv")
+    assert summary["shift_depth"].tolist() == [20, 20, 0] and summary["seeds"].eq(2).all()
+    assert "test_accuracy" not in summary  # not asked for, so the test set was not touched
+    readings = pd.read_csv(run_dir / "given" / "inference_readings.csv")
+    in_turn = ["default", "given", "given"]
+    assert readings["origin"].tolist() == in_turn + in_turn[::-1]
+    energy = "energy_modelled_with_memory_j_per_image"
+    assert set(readings[energy]) == set(given[energy])
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"strategy": "tpe"}, {"strategy": "smac_mf", "fidelity": "epochs", "min_fidelity": 1}],
+    ids=["tpe", "epochs"],
+)
+def test_another_strategy_and_another_fidelity(parameters, tmp_path):
+    small = {"train_size": 150, "epochs": 2, "n_initial": 2, "n_trials": 8, "pause_after": 7}
+    parameters |= small | {"run_dir": str(tmp_path), "measure_energy": False}
+    run_notebook(SEARCH, tmp_path / "out.ipynb", parameters, progress=False)
+    trials = read_trials(tmp_path)
+    assert len(trials) == 8 and set(trials["strategy"]) == {parameters["strategy"]}
+
+
+def test_search_json_names_data_recipe_versions_and_hardware(run_dir):
+    settings = read_settings(run_dir)
+    assert (
+        settings["data"]["name_or_path"] == "digits" and settings["recipe"]["model"] == "resnet20"
+    )
+    info = json.loads((run_dir / "search.json").read_text())
+    assert {"smac", "torch"} <= set(info["versions"]) and info["hardware"]["cores"]
+
+
+BAD = [
+    ({"dataset": "imagenet"}, "must be one of digits, cifar10, fashion_mnist, or an existing"),
+    ({"model": "lenet"}, "model='lenet': must be one of resnet20"),
+    ({"fidelity": "width"}, "fidelity='width': must be one of shift_depth"),
+    ({"strategy": "grid"}, "strategy='grid': must be one of smac_mf"),
+    ({"objectives": ["speed"]}, "objectives=['speed']: must be one or more"),
+    ({"min_fidelity": 21}, "min_fidelity=21.0: must be an integer from 1 to 20"),
+    ({"n_trials": 5}, "n_trials=5: must be an integer of at least"),
+]
+
+
+@pytest.mark.parametrize(("parameters", "message"), BAD, ids=[str(*p) for p, _ in BAD])
+def test_bad_input_stops_the_notebook_before_any_training(parameters, message, tmp_path):
+    parameters = {"run_dir": str(tmp_path / "run"), "measure_energy": False} | parameters
+    with pytest.raises(NotebookFailed) as failure:
+        run_notebook(SEARCH, tmp_path / "out.ipynb", parameters, progress=False)
+    assert message in str(failure.value)
+    assert not (tmp_path / "run" / "trials.csv").exists()
+
+
+def test_a_run_directory_of_other_parameters_is_refused(run_dir, tmp_path):
+    shutil.copytree(run_dir, tmp_path / "run")
+    parameters = {"run_dir": str(tmp_path / "run"), "seed": 7, "measure_energy": False}
+    with pytest.raises(NotebookFailed, match=r"belongs to a search with other settings.*seed=7"):
+        run_notebook(SEARCH, tmp_path / "out.ipynb", parameters, progress=False)
+
+
+def test_an_unwritable_run_directory(tmp_path):
+    (tmp_path / "file").write_text("not a directory")
+    parameters = {"run_dir": str(tmp_path / "file" / "run"), "measure_energy": False}
+    with pytest.raises(NotebookFailed, match="must be a directory that can be written"):
+        run_notebook(SEARCH, tmp_path / "out.ipynb", parameters, progress=False)
+
+
+def test_a_folder_with_a_single_class(tmp_path):
+    from PIL import Image
+
+    (tmp_path / "data" / "train" / "cats").mkdir(parents=True)
+    for number in range(4):
+        Image.new("RGB", (8, 8)).save(tmp_path / "data" / "train" / "cats" / f"{number}.png")
+    parameters = {"dataset": str(tmp_path / "data"), "data_root": str(tmp_path), "run_dir": "x"}
+    with pytest.raises(NotebookFailed, match="must have at least 2 classes"):
+        run_notebook(SEARCH, tmp_path / "out.ipynb", parameters, progress=False)
+
+
+def test_parameters_are_cast_and_misspelt_ones_refused(tmp_path):
+    with pytest.raises(ValueError, match="parameter 'ephocs': unknown"):
+        run_notebook(SEARCH, tmp_path / "out.ipynb", {"ephocs": 3})
+    with pytest.raises(ValueError, match="epochs='many': must be an integer"):
+        run_notebook(SEARCH, tmp_path / "out.ipynb", {"epochs": "many"})

@@ -1,0 +1,410 @@
+"""The notebook runner, on throw-away notebooks in a throw-away project."""
+
+import re
+import subprocess
+import sys
+from base64 import b64encode
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from dsnn_utils import pages, paths, runner
+from dsnn_utils import parameters as declaring
+from dsnn_utils.runs import write_trials
+
+PARAMETERS = """# a comment
+epochs: int = 3  # passes over the data
+lr: float = 0.1
+augment: bool = True
+dataset: str = "digits"
+depths: list[int] = [1, 2]
+country: str | None = None
+run_dir: str = "runs/default"
+"""
+KERNEL = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def write_notebook(path, *sources, parameters=PARAMETERS):
+    cells = [new_markdown_cell("# Title\n\nA formula, $x < 2^{-f}$.")]
+    cells += [new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    cells += [new_code_cell(source) for source in sources]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=cells, metadata=KERNEL), path)
+    return path
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder that project_root() takes for the project; it has a space in its name."""
+    root = tmp_path / "a project"
+    (root / "notebooks" / "profiles").mkdir(parents=True)
+    (root / "dsnn_utils").mkdir()
+    monkeypatch.chdir(root)
+    return root
+
+
+def text_of(notebook):
+    return "".join(
+        output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])
+    )
+
+
+# ------------------------------------------------------------------------------ parameters
+
+
+def test_project_root_is_found_from_the_root_and_from_the_notebooks_folder(project, monkeypatch):
+    assert paths.project_root() == project
+    monkeypatch.chdir(project / "notebooks")
+    assert paths.project_root() == project
+
+
+def test_project_root_elsewhere_is_the_installed_checkout(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert paths.project_root() == Path(paths.__file__).resolve().parents[1]
+
+
+def test_declared_parameters(project):
+    declared = declaring.declared_parameters(write_notebook(project / "n.ipynb"))
+    assert list(declared) == [
+        "epochs",
+        "lr",
+        "augment",
+        "dataset",
+        "depths",
+        "country",
+        "run_dir",
+    ]
+    assert declared["lr"] == declaring.Parameter("float", None, False, 0.1)
+    assert declared["depths"] == declaring.Parameter("list", "int", False, [1, 2])
+    assert declared["country"] == declaring.Parameter("str", None, True, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("epochs", "12", 12),
+        ("epochs", 12.0, 12),
+        ("epochs", "-1", -1),
+        ("epochs", str(2**63 + 1), 2**63 + 1),
+        ("lr", "1e-3", 1e-3),
+        ("lr", 1, 1.0),
+        ("augment", "false", False),
+        ("augment", "True", True),
+        ("dataset", "cifar10", "cifar10"),
+        ("dataset", Path("images"), "images"),
+        ("depths", "[1, 5]", [1, 5]),
+        ("depths", (3, "4"), [3, 4]),
+        ("depths", "[]", []),
+        ("country", None, None),
+        ("country", "null", None),
+        ("country", "DEU", "DEU"),
+    ],
+)
+def test_values_are_cast_to_the_declared_type(project, name, value, expected):
+    path = write_notebook(project / "n.ipynb")
+    result = declaring.check_parameters(path, {name: value})[name]
+    assert result == expected and type(result) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("epochs", "many", "must be an integer"),
+        ("epochs", 1.5, "must be an integer"),
+        ("epochs", "inf", "must be an integer"),
+        ("epochs", True, "must be an integer"),
+        ("epochs", None, "must be an integer"),
+        ("lr", "fast", "must be a number"),
+        ("lr", True, "must be a number"),
+        ("augment", "maybe", "must be true or false"),
+        ("augment", 1, "must be true or false"),
+        ("dataset", 10, "must be text"),
+        ("dataset", False, "must be text"),
+        ("depths", 3, "must be a list"),
+        ("depths", "[1, ", "must be a list"),
+        ("depths", ["one"], "every element must be an integer"),
+        ("country", 49, "must be text (quote it in YAML) or null"),
+    ],
+)
+def test_values_of_a_wrong_type_are_refused(project, name, value, wanted):
+    path = write_notebook(project / "n.ipynb")
+    with pytest.raises(ValueError) as error:
+        declaring.check_parameters(path, {name: value})
+    assert str(error.value).startswith(f"{name}={value!r}: ") and wanted in str(error.value)
+
+
+def test_unknown_parameter_is_refused_with_the_known_ones(project):
+    path = write_notebook(project / "n.ipynb")
+    with pytest.raises(ValueError, match="parameter 'ephocs': unknown; n.ipynb has epochs, lr"):
+        runner.run_notebook(path, project / "out.ipynb", {"ephocs": 1})
+    assert not (project / "out.ipynb").exists()
+
+
+@pytest.mark.parametrize("parameters", ["%matplotlib inline", "lr = 10 * 2", "a, b = 1, 2", "lr ="])
+def test_parameters_cell_that_is_not_plain_assignments_is_refused(project, parameters):
+    path = write_notebook(project / "n.ipynb", parameters=parameters)
+    with pytest.raises(ValueError, match="must assign literals"):
+        declaring.declared_parameters(path)
+
+
+def test_files_that_are_no_notebooks_are_refused(project):
+    (project / "text.ipynb").write_text("hello")
+    nbformat.write(new_notebook(), project / "empty.ipynb")
+    with pytest.raises(ValueError, match="missing.ipynb.*must be a readable notebook"):
+        declaring.declared_parameters(project / "missing.ipynb")
+    with pytest.raises(ValueError, match="text.ipynb.*must be a readable notebook"):
+        declaring.declared_parameters(project / "text.ipynb")
+    with pytest.raises(ValueError, match="must have one cell tagged 'parameters', has 0"):
+        declaring.declared_parameters(project / "empty.ipynb")
+
+
+# -------------------------------------------------------------------------------- profiles
+
+
+@pytest.fixture
+def two_notebooks(project):
+    return [
+        write_notebook(project / "notebooks" / "01_one.ipynb"),
+        write_notebook(project / "notebooks" / "02_two.ipynb", parameters="n_trials: int = 5"),
+    ]
+
+
+def test_profile_is_sorted_by_notebook(project, two_notebooks):
+    (project / "notebooks" / "profiles" / "demo.yaml").write_text(
+        "epochs: 1  # comment\nlr: 1.0e-3\n01_one:\n  epochs: 7\n02_two:\n"
+    )
+    profile = declaring.load_profile("demo")
+    assert declaring.assign(profile, two_notebooks) == {
+        "01_one": {"epochs": 7, "lr": 1e-3},
+        "02_two": {},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ephocs: 1", "parameter 'ephocs': unknown; must be one of epochs, .*n_trials, or a"),
+        ("03_three: {n_trials: 1}", "parameter '03_three': unknown; .*notebook: 01_one, 02_two"),
+        ("02_two: {epochs: 1}", "parameter 'epochs': unknown; 02_two.ipynb has n_trials"),
+        ("02_two: 5", "02_two=5: must be a mapping"),
+        ("epochs: many", "epochs='many': must be an integer"),
+        ("- epochs", "must be a mapping of parameters"),
+        ("epochs: [", "must be valid YAML"),
+    ],
+)
+def test_wrong_profiles_are_refused(project, two_notebooks, text, message):
+    (project / "notebooks" / "profiles" / "demo.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        declaring.assign(declaring.load_profile("demo"), two_notebooks)
+
+
+def test_missing_profile_is_refused_with_the_existing_ones(project):
+    (project / "notebooks" / "profiles" / "test.yaml").touch()
+    assert declaring.load_profile("test") == {}
+    with pytest.raises(ValueError, match="profile='dmo': must be one of test or a YAML file"):
+        declaring.load_profile("dmo")
+
+
+# ------------------------------------------------------------------------------- execution
+
+SHOW = """import os, sys
+print(epochs, lr, augment, depths, country, dataset)
+print(os.getcwd(), os.environ["PYTHONHASHSEED"], sys.executable)"""
+
+
+def test_run_notebook(project, capfd):
+    path = write_notebook(project / "notebooks" / "n.ipynb", SHOW)
+    values = {"epochs": "4", "lr": "1e-3", "augment": "false", "depths": "[3]", "dataset": 'a"b'}
+    output = project / "deep" / "er" / "out.ipynb"
+    result = runner.run_notebook(path, output, values)
+    lines = text_of(result).splitlines()
+    assert lines[0] == '4 0.001 False [3] None a"b'
+    assert lines[1] == f"{path.parent} 0 {sys.executable}"
+    assert nbformat.read(output, as_version=4) == result
+    assert Path.cwd() == project
+    shown = capfd.readouterr().err
+    assert "n: 100%" in shown and "Warning" not in shown and "WARNING" not in shown
+
+
+def test_failing_cell_is_named_and_what_ran_is_kept(project):
+    failing = 'raise ValueError(f"epochs={epochs}: must be at least 1")'
+    path = write_notebook(project / "n.ipynb", "print('before')", failing, "print('after')")
+    with pytest.raises(runner.NotebookFailed) as error:
+        runner.run_notebook(path, project / "out.ipynb", {"epochs": 0}, progress=False)
+    first_line = str(error.value).splitlines()[0]
+    assert first_line == "n.ipynb, cell In [4]: ValueError: epochs=0: must be at least 1"
+    assert text_of(nbformat.read(project / "out.ipynb", as_version=4)) == "before\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "timeout", "message"),
+    [("import os; os._exit(1)", None, "Kernel died"), ("while True: pass", 1, "timed out")],
+)
+def test_dead_kernels_and_endless_cells_are_reported(project, source, timeout, message):
+    path = write_notebook(project / "n.ipynb", source)
+    with pytest.raises(runner.NotebookFailed, match=f"n.ipynb.*{message}"):
+        runner.run_notebook(path, project / "out.ipynb", timeout=timeout, progress=False)
+
+
+def test_unwritable_output_is_refused(project):
+    path = write_notebook(project / "n.ipynb")
+    (project / "file").touch()
+    with pytest.raises(ValueError, match="out=.*must be a writable folder"):
+        runner.run_notebook(path, project / "file" / "out.ipynb")
+
+
+def trial(origin, loss, energy):
+    objectives = {"loss": loss, "energy_modelled_j_per_image": energy}
+    return {"status": "SUCCESS", "origin": origin, "shift_depth": 3, **objectives}
+
+
+def test_command_line_runs_in_order_and_reports(project, capsys):
+    write_notebook(project / "notebooks" / "01_a.ipynb", "print(epochs, lr, run_dir)")
+    write_notebook(project / "notebooks" / "02_b.ipynb", "print(epochs)")
+    (project / "notebooks" / "profiles" / "demo.yaml").write_text("epochs: 2\nlr: 0.5\n")
+    out = project / "runs" / "x"
+    rows = [trial("default", 0.2, 2e-6), trial("model", 0.1, 3e-6), trial("model", 0.3, 4e-6)]
+    out.mkdir(parents=True)
+    write_trials(rows, out)
+
+    arguments = ["--profile", "demo", "--out", "runs/x", "-p", "epochs", "9"]
+    assert runner.main(arguments) == 0
+
+    executed = nbformat.read(out / "notebooks" / "01_a.ipynb", as_version=4)
+    assert text_of(executed) == "9 0.5 runs/x\n"
+    shown = capsys.readouterr().out
+    assert shown.index("01_a") < shown.index("02_b") < shown.index("Pareto front")
+    front = shown[shown.index("Pareto front") :]
+    assert "default" in front and "0.000003" in front and "0.000004" not in front
+    assert shown.endswith(f"Report: {out / 'report' / 'index.html'}\n")
+
+    index = (out / "report" / "index.html").read_text()
+    assert 'href="01_a.html"' in index and 'href="02_b.html"' in index and "0.000003" in index
+    page = (out / "report" / "01_a.html").read_text()
+    assert "<math>" in page and "<script" not in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-p", "ephocs", "1"], "parameter 'ephocs': unknown"),
+        (["-p", "epochs", "many"], "epochs='many': must be an integer"),
+        (["-p", "run_dir", "runs/mine"], "run_dir: must be left out, the runner takes it"),
+        (["--profile", "nope"], "profile='nope': must be one of"),
+        (["nope"], "must be a readable notebook"),
+        (["--out", "file/x"], "must be a writable folder"),
+        (["n"], "n.ipynb, cell In [2]: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_command_line_reports_one_clear_error(project, capsys, arguments, message):
+    write_notebook(project / "notebooks" / "n.ipynb", "1 / 0")
+    (project / "file").touch()
+    assert runner.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "error: " in error and message in error
+    assert "Traceback" not in error
+
+
+def test_runs_at_once_do_not_disturb_each_other(project):
+    write_notebook(project / "notebooks" / "n.ipynb", "import time; time.sleep(1); print(epochs)")
+    command = [sys.executable, "-m", "dsnn_utils.runner", "--no-html"]
+    running = [
+        subprocess.Popen([*command, "--out", f"runs/{i}", "-p", "epochs", str(i)], stderr=-1)
+        for i in range(2)
+    ]
+    for process in running:
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 0, error
+    for i in range(2):
+        executed = nbformat.read(project / "runs" / str(i) / "notebooks" / "n.ipynb", as_version=4)
+        assert text_of(executed) == f"{i}\n"
+
+
+def test_plain_papermill_understands_a_flat_profile(project):
+    path = write_notebook(project / "notebooks" / "n.ipynb", SHOW.splitlines()[1])
+    (project / "notebooks" / "profiles" / "demo.yaml").write_text("epochs: 2\nlr: 1.0e-3\n")
+    command = [sys.executable, "-m", "papermill", path, "out.ipynb", "--no-progress-bar"]
+    subprocess.run([*command, "-f", "notebooks/profiles/demo.yaml"], check=True, timeout=60)
+    lines = text_of(nbformat.read(project / "out.ipynb", as_version=4))
+    assert lines.startswith("2 0.001 True [1, 2] None digits")
+
+
+# --------------------------------------------------------------------- committed notebooks
+
+
+def test_in_place_execution_is_repeatable(project):
+    source = (
+        "import os, sys\nfor i in range(3): print(f'\\r{i}', end='', file=sys.stderr)\n"
+        "print(os.getcwd())\n1 + 1"
+    )
+    path = write_notebook(project / "notebooks" / "n.ipynb", source)
+    ids = [cell.id for cell in nbformat.read(path, as_version=4).cells]
+    assert runner.main(["--in-place", "--no-html"]) == 0
+    first = path.read_text()
+    executed = nbformat.read(path, as_version=4)
+    assert [cell.id for cell in executed.cells] == ids
+    outputs = executed.cells[-1].outputs
+    assert [output.get("text") for output in outputs] == ["./notebooks\n", None]
+    assert outputs[-1].data["text/plain"] == "2"
+    assert set(executed.metadata) == {"kernelspec", "language_info"}
+    assert "papermill" not in first and str(project) not in first
+    assert runner.main(["--in-place", "--no-html"]) == 0
+    assert path.read_text() == first
+
+
+def test_normalise_drops_widgets_paths_and_injected_parameters(project):
+    home, cell = str(Path.home()), "/tmp/ipykernel_12/3.py:1: W"
+    widget = {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "HBox()"}
+    notebook = new_notebook(
+        metadata={"widgets": {"state": {}}, "papermill": {"duration": 1.0}},
+        cells=[
+            new_code_cell("x = 1", metadata={"tags": ["injected-parameters"]}),
+            new_code_cell(
+                "x",
+                execution_count=7,
+                metadata={"tags": ["parameters"], "papermill": {"status": "completed"}},
+                outputs=[
+                    new_output("display_data", data=widget),
+                    new_output("stream", text=f"{project}/runs {project}-2 {home}/data\n{cell}\n"),
+                ],
+            ),
+        ],
+    )
+    before = nbformat.from_dict(notebook)
+    result = runner.normalise(notebook)
+    assert notebook == before
+    assert [cell.source for cell in result.cells] == ["x"]
+    assert result.cells[0].metadata == {"tags": ["parameters"]}
+    assert result.cells[0].execution_count == 1
+    (output,) = result.cells[0].outputs
+    assert output.text == f"./runs {project}-2 ~/data\n<cell>:1: W\n"
+    assert set(result.metadata) == {"kernelspec", "language_info"}
+    nbformat.validate(result)
+
+
+# -------------------------------------------------------------------------------- the pages
+
+
+def test_pages_show_the_static_figure_and_mathml_without_scripts(tmp_path):
+    svg = '<svg xmlns="http://www.w3.org/2000/svg"><circle r="4"/></svg>'
+    plotly = {"application/vnd.plotly.v1+json": {"data": [], "layout": {}}}
+    figure = plotly | {"image/svg+xml": svg, "text/plain": "Figure"}
+    formulas = "Inline $a<b$\n\n\\begin{align*}a&=b\\\\c&=d\\end{align*}\n\nbroken $\\foo$"
+    link = "\n\n[next](02_next.ipynb#a)"
+    bar = new_output("stream", name="stderr", text="\r10%\r100%\n")
+    cells = [
+        new_markdown_cell(formulas + link),
+        new_code_cell("figure", outputs=[new_output("display_data", data=figure), bar]),
+    ]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "n.ipynb")
+    pages.write_html(tmp_path / "n.ipynb", tmp_path / "n.html", images=tmp_path)
+    page = (tmp_path / "n.html").read_text()
+    assert '<img alt="Figure"' in page and b64encode(svg.encode()).decode() in page
+    assert "<script" not in page and not re.search(r'src="(?!data:)', page)
+    assert 'href="02_next.html#a"' in page and "100%" in page and ">10%" not in page
+    assert page.count("<math") == 2 and "<code>\\foo</code>" in page

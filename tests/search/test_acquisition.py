@@ -1,0 +1,194 @@
+"""Strategies on their own: known energy, expected hypervolume improvement, ask and tell."""
+
+import json
+import os
+import subprocess
+import sys
+
+import moocore
+import numpy as np
+import pytest
+
+from dsnn_utils.energy import modelled_energy
+from dsnn_utils.search import dsnn_space, energy_function, make_fidelity, published_default, to_spec
+from dsnn_utils.search.acquisition import (
+    LossSurrogate,
+    expected_hypervolume_improvement,
+    expected_improvement,
+)
+from dsnn_utils.search.strategies import SmacKnownEnergy, SmacMultiFidelity, make_strategy
+from dsnn_utils.shift import build_model, convert_to_shift
+
+OBJECTIVES = ("loss", "energy_modelled_j_per_image")
+ENERGY = OBJECTIVES[1]
+
+
+def energy_of(point):
+    bits = point["activation_integer_bits"] + point["activation_fraction_bits"]
+    return (20 - point["shift_depth"]) * 4.6 + point["shift_depth"] * (0.004 * bits + 0.1)
+
+
+def loss_of(point):
+    loss = 0.1 + 0.1 * (np.log10(point["lr"]) + 1.5) ** 2 + 0.01 * point["shift_depth"]
+    return float(loss + 0.1 * (point["optimizer"] == "SGD" and point["shift_type"] == "PS"))
+
+
+def make(seed=0, energy_of=energy_of, objectives=OBJECTIVES, fidelity="shift_depth", n_initial=4):
+    space = dsnn_space(20, 8, without=fidelity, seed=seed)
+    levels = make_fidelity(fidelity, 20, 8)
+    return make_strategy("smac_mf", space, levels, objectives, seed, n_initial, 2, energy_of)
+
+
+def drive(strategy, trials, told=()):
+    """Ask and tell `trials` times, the first answers being `told`; (point, origin, costs) each."""
+    done = []
+    default = published_default(20, 8)
+    strategy.tell(default, [loss_of(default), energy_of(default)], True)
+    for number in range(trials):
+        point, origin = strategy.ask()
+        costs = told[number][2] if number < len(told) else [loss_of(point), energy_of(point)]
+        strategy.tell(point, costs, True)
+        done.append((point, origin, costs))
+    return done
+
+
+@pytest.mark.parametrize("objective", [ENERGY, "energy_modelled_with_memory_j_per_image"])
+@pytest.mark.parametrize(("name", "channels"), [("resnet20", 1), ("mobilenetv2", 3)])
+def test_known_energy_is_that_of_the_converted_network(name, channels, objective):
+    model = build_model(name, 10, channels)
+    shape = (channels, 8, 8) if name == "resnet20" else (channels, 32, 32)
+    known = energy_function(model, shape, objective)
+    space = dsnn_space(20, seed=3)
+    for point in [dict(c) for c in space.sample_configuration(3)]:
+        network = convert_to_shift(model, point["shift_depth"], to_spec(point))
+        assert known(point) == pytest.approx(getattr(modelled_energy(network, shape), objective))
+
+
+def test_known_energy_refuses_what_is_measured():
+    with pytest.raises(ValueError, match="objective='energy_measured_kwh': must be one of energy_"):
+        energy_function(build_model("resnet20", 10), (3, 8, 8), "energy_measured_kwh")
+
+
+def test_expected_improvement_is_its_definition():
+    draws = np.random.default_rng(0).normal(0.3, 0.1, 400_000)
+    expected = np.maximum(0.25 - draws, 0).mean()
+    assert expected_improvement(0.3, 0.1, 0.25) == pytest.approx(expected, rel=0.01)
+    assert expected_improvement(0.2, 0.0, 0.25) == pytest.approx(0.05)  # sure
+    assert expected_improvement(0.3, 0.0, 0.25) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_hypervolume_improvement_is_the_mean_over_draws(seed):
+    random = np.random.default_rng(seed)
+    front, reference = random.random((6, 2)), [0.9, 0.95]
+    mean, std, energy = random.random(4), 0.2 * random.random(4), random.random(4)
+    found = expected_hypervolume_improvement(mean, std, energy, front, reference)
+    before = moocore.hypervolume(front, ref=reference)
+    for candidate in range(4):
+        losses = random.normal(mean[candidate], std[candidate], 4000)
+        grown = [
+            moocore.hypervolume(np.vstack([front, [loss, energy[candidate]]]), ref=reference)
+            for loss in losses
+        ]
+        gains = np.array(grown) - before
+        tolerance = 5 * gains.std() / len(losses) ** 0.5 + 1e-5
+        assert found[candidate] == pytest.approx(gains.mean(), abs=tolerance)
+
+
+def test_hypervolume_improvement_without_a_front():
+    # All of the rectangle from the candidate to the reference point.
+    found = expected_hypervolume_improvement([0.4], [0.0], np.array([2.0]), [], (1.0, 5.0))
+    assert found == pytest.approx([0.6 * 3.0])
+
+
+def test_the_prior_of_the_surrogate_has_the_right_gradient():
+    random = np.random.default_rng(0)
+    inputs = random.random((12, 3))
+    surrogate = LossSurrogate(LossSurrogate.start(3), optimizer=None)
+    surrogate.fit(inputs, inputs[:, 0] + 0.1 * random.random(12))
+    theta = np.log([0.7, 0.5, 2.0, 5.0, 0.02])
+    _, gradient = surrogate.log_marginal_likelihood(theta, eval_gradient=True)
+    for index, step in enumerate(1e-5 * np.eye(5)):
+        up, down = (surrogate.log_marginal_likelihood(theta + s) for s in (step, -step))
+        assert gradient[index] == pytest.approx((up - down) / 2e-5, rel=1e-3, abs=1e-4)
+
+
+def test_the_model_takes_over_after_the_initial_design():
+    done = drive(make(), 24)
+    origins = [origin for _, origin, _ in done]
+    assert origins[:4] == ["initial"] * 4 and set(origins[4:]) <= {"model", "promoted"}
+    space = dsnn_space(20, 8)
+    seen = [published_default(20, 8)]
+    for point, origin, _ in done:
+        assert json.loads(json.dumps(point)) == point
+        assert ("momentum" in point) == (point["optimizer"] in ("SGD", "RMSprop"))
+        assert set(point) | {"momentum"} == set(space)
+        assert all(point[n] in h.choices for n, h in space.items() if hasattr(h, "choices"))
+        assert point not in seen
+        without = [{n: p[n] for n in p if n not in ("shift_depth", "epochs")} for p in seen]
+        mine = {n: point[n] for n in point if n != "shift_depth"}
+        assert (mine in without) == (origin == "promoted")
+        seen.append(point)
+
+
+def test_it_beats_its_own_random_design():
+    model, chance = drive(make(), 30), drive(make(n_initial=30), 30)
+    found, base = (
+        moocore.hypervolume(np.array([c for _, _, c in done]) / [1, 92], ref=[0.9, 1])
+        for done in (model, chance)
+    )
+    assert found > 1.01 * base
+
+
+def test_the_same_answers_give_the_same_questions():
+    first = drive(make(seed=1), 14)
+    assert drive(make(seed=1), 14, told=first[:8]) == first
+    assert drive(make(seed=2), 6) != first[:6]
+
+
+SCRIPT = "from tests.search.test_acquisition import drive, make; print(drive(make(), 10))"
+
+
+def test_the_hash_seed_changes_nothing():
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT],
+            env=os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.getcwd()},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    }  # fmt: skip
+    assert len(outputs) == 1 and "model" in outputs.pop()
+
+
+def test_several_points_can_be_open():
+    strategy = make()
+    default = published_default(20, 8)
+    strategy.tell(default, [loss_of(default), energy_of(default)], True)
+    asked = [strategy.ask()[0] for _ in range(8)]
+    assert all(one not in asked[:number] for number, one in enumerate(asked))
+    for point in reversed(asked):  # told in another order than asked
+        strategy.tell(point, [1.0, energy_of(point)], success=False)
+    assert strategy.ask()[0] not in asked
+
+
+def test_constant_losses_are_no_error():
+    strategy = make()
+    for _ in range(10):
+        point, _ = strategy.ask()
+        strategy.tell(point, [1.0, energy_of(point)], success=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "known"),
+    [
+        ({}, True),
+        ({"energy_of": None}, False),
+        ({"fidelity": "epochs"}, False),
+        ({"objectives": ("loss",)}, False),
+        ({"objectives": (*OBJECTIVES, "duration_s")}, False),
+    ],
+)
+def test_everything_else_is_left_to_smacs_hyperband(arguments, known):
+    strategy = make(**arguments)
+    assert isinstance(strategy, SmacKnownEnergy if known else SmacMultiFidelity)

@@ -1,0 +1,166 @@
+"""One trial on the digits: the row it gives, what depth 0 means, failures, measured energy."""
+
+import math
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from dsnn_utils import convert_to_shift
+from dsnn_utils.energy import EnergyMeter, modelled_energy
+from dsnn_utils.runs import COLUMNS
+from dsnn_utils.runs.columns import MODELLED_ENERGIES
+from dsnn_utils.search import (
+    Recipe,
+    TargetFunction,
+    build_network,
+    depth_bound,
+    energy_function,
+    published_default,
+    run_trial,
+    to_spec,
+)
+from dsnn_utils.shift import build_model
+from dsnn_utils.training import evaluate, load_dataset, seed_everything, train
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits", train_size=400)
+
+
+RECIPE = Recipe(augment=False, precision="float32")
+POINT = published_default(20, epochs=1) | {"shift_type": "Q", "batch_size": 32}
+
+
+def test_the_row_holds_columns_of_the_table(digits):
+    row, network, history = run_trial(POINT, digits, RECIPE)
+    assert row["status"] == "SUCCESS" and set(row) <= set(COLUMNS)
+    assert row["loss"] == 1 - row["val_accuracy"] == 1 - history[-1]["validation_accuracy"]
+    assert row["val_accuracy"] == evaluate(network, digits.validation, digits)["accuracy"]
+    assert (row["dataset"], row["model"], row["train_size"]) == ("digits", "resnet20", 400)
+    assert row["energy_modelled_j_per_image"] < row["energy_modelled_with_memory_j_per_image"]
+    assert row["duration_s"] > 0 and row["started_at"].endswith("+00:00")
+    assert "energy_measured_kwh" not in row and "test_accuracy" not in row
+
+
+def test_depth_0_trains_the_plain_network_to_the_last_bit(digits):
+    point = POINT | {"shift_depth": 0}
+    _, network, _ = run_trial(point, digits, RECIPE, seed=3)
+    seed_everything(3)
+    plain = build_model("resnet20", 10, 1)
+    train(plain, digits, epochs=1, batch_size=32, precision="float32", augment=False, seed=3)
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(tensor, network.state_dict()[name]), name
+
+
+def test_the_same_seed_gives_the_same_row(digits):
+    point = POINT | {"rounding": "stochastic", "shift_depth": 7}
+    rows = [run_trial(point, digits, RECIPE, seed=1)[0] for _ in range(2)]
+    for row in rows:
+        del row["duration_s"], row["embodied_gco2eq"], row["started_at"]
+    assert rows[0] == rows[1]
+
+
+def test_energy_falls_with_depth_and_does_not_depend_on_training(digits):
+    energies = []
+    for depth in (0, 1, 10, 20):
+        row, _, _ = run_trial(POINT | {"shift_depth": depth, "epochs": 1}, digits, RECIPE)
+        energies.append(row["energy_modelled_j_per_image"])
+    assert energies == sorted(energies, reverse=True) and energies[0] > 10 * energies[-1]
+
+
+def test_initialisation_is_a_choice(digits):
+    point = POINT | {"shift_type": "PS"}
+    kept = build_network(point, digits, RECIPE, seed=0)
+    published = build_network(point, digits, replace(RECIPE, published_init=True), seed=0)
+    zeros = [
+        float((net.get_submodule("layer1.0.conv1").effective_weight() == 0).float().mean())
+        for net in (kept, published)
+    ]
+    assert zeros[0] < 0.01 and 0.4 < zeros[1] < 0.6
+
+
+def test_a_diverging_training_is_a_status(digits):
+    point = POINT | {"optimizer": "SGD", "lr": 1e30, "shift_depth": 0}
+    row, _, _ = run_trial(point, digits, RECIPE)
+    assert row["status"] == "DIVERGED" and "epoch 1" in row["reason"]
+    assert row["energy_modelled_j_per_image"] > 0 and "loss" not in row
+
+
+def test_data_fraction_trains_on_less(digits):
+    row, _, _ = run_trial(POINT | {"data_fraction": 0.25}, digits, RECIPE)
+    assert row["train_size"] == 100
+
+
+def test_measured_energy_is_in_its_own_columns(digits):
+    with EnergyMeter(carbon_intensity_gco2eq_per_kwh=400.0) as meter:
+        row, _, _ = run_trial(POINT | {"epochs": 3}, digits, RECIPE, meter=meter)
+    assert row["energy_measured_method"]
+    if "energy_measured_kwh" in row:  # trusted: long enough, and read
+        assert 0 < row["energy_measured_kwh"] < 0.01
+        assert math.isclose(row["emissions_gco2eq"], 400 * row["energy_measured_kwh"], rel_tol=1e-6)
+    else:
+        assert row["energy_measured_method"].startswith("untrusted")
+
+
+def test_the_test_set_is_touched_only_when_asked(digits):
+    row, network, _ = run_trial(POINT, digits, RECIPE, test=True)
+    assert row["test_accuracy"] == evaluate(network, digits.test, digits)["accuracy"]
+    run_trial(POINT, replace(digits, test=None), RECIPE)  # not needed otherwise
+
+
+def test_the_target_function_is_picklable(digits):
+    target = pickle.loads(pickle.dumps(TargetFunction(digits, RECIPE)))
+    assert target(POINT, 0)["status"] == "SUCCESS"
+
+
+def test_the_depth_bound_is_counted(digits):
+    assert depth_bound(digits, RECIPE) == 20
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "lenet"}, "model='lenet': must be one of resnet20"),
+        ({"augment": "false"}, "augment='false': must be True or False"),
+        ({"schedule": "cosine"}, "schedule='cosine': must be one of one_cycle"),
+        ({"precision": "int8"}, "precision='int8': must be one of"),
+        ({"label_smoothing": 1.0}, "label_smoothing=1.0: must be"),
+        ({"device": "tpu"}, "device='tpu': must be"),
+    ],
+)
+def test_bad_recipes(change, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**change)
+
+
+class WithAuxiliaryHead(nn.Module):
+    """Its last layer runs in training only, as the heads of GoogLeNet do."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 8), nn.Linear(8, 4)
+        self.auxiliary = nn.Linear(8, 4)
+
+    def forward(self, x):
+        hidden = self.first(x.flatten(1)).relu()
+        return self.second(hidden)
+
+
+def test_energy_known_beforehand_is_that_of_the_converted_network():
+    network = WithAuxiliaryHead()
+    point = published_default(3)
+    for objective in MODELLED_ENERGIES:
+        energy_of = energy_function(network, (1, 4, 4), objective)
+        for depth in range(4):
+            shifted = convert_to_shift(network, depth, to_spec(point))
+            expected = getattr(modelled_energy(shifted, (1, 4, 4)), objective)
+            assert energy_of(point | {"shift_depth": depth}) == pytest.approx(expected, rel=1e-12)
+
+
+def test_no_epochs_are_no_trial(digits):
+    with pytest.raises(ValueError, match="epochs=0: must be at least 1"):
+        run_trial(published_default(20) | {"epochs": 0}, digits, Recipe())
