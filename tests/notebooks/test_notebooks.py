@@ -13,9 +13,8 @@ import pandas as pd
 import pytest
 
 from dsnn_utils.parameters import all_notebooks, load_profile
-from dsnn_utils.runner import NotebookFailed, run_notebook
+from dsnn_utils.runner import NotebookFailed, main, run_notebook
 from dsnn_utils.runs import COLUMNS, read_settings, read_trials
-from dsnn_utils.study.figures import main
 
 NOTEBOOKS = [path.stem for path in all_notebooks()]
 SEARCH = next(path for path in all_notebooks() if path.stem.startswith("03"))
@@ -137,7 +136,7 @@ BAD = [
     ({"model": "lenet"}, "model='lenet': must be one of resnet20"),
     ({"fidelity": "width"}, "fidelity='width': must be one of shift_depth"),
     ({"strategy": "grid"}, "strategy='grid': must be one of smac_mf"),
-    ({"objectives": ["speed"]}, "objectives=['speed']: must be one or more"),
+    ({"objectives": ["speed"]}, "objectives=['speed']: must be a list of one or more"),
     ({"min_fidelity": 21}, "min_fidelity=21.0: must be an integer from 1 to 20"),
     ({"n_trials": 5}, "n_trials=5: must be an integer of at least"),
 ]
