@@ -255,7 +255,7 @@ def read_seed_configurations(source: str | Path | None, max_depth: int) -> list[
 
     `source` is a run directory or a trials.csv (its front is taken: a warm start from an earlier
     run), a .json file with a list of configurations, "known_good" for those of
-    `paper.known_good_configurations`, or None for none. Deeper ones than the network allows are
+    `search.known_good_configurations`, or None for none. Deeper ones than the network allows are
     cut to `max_depth`; epochs and data fraction are left to the search, and a plain network (depth
     0) is left out.
 

@@ -1,7 +1,7 @@
 """From energy to emissions, water and hardware, and when a search pays itself back.
 
 Carbon intensities and their conversion are CodeCarbon's own (packaged data, no network).
-Energy that :class:`dsnn_utils.energy.EnergyMeter` measured already contains the meter's ``pue``:
+Energy that `EnergyMeter` measured already contains the meter's ``pue``:
 leave ``pue`` at 1 for it.
 """
 

@@ -1,7 +1,7 @@
 """Measured energy: CodeCarbon, started once, used by a protocol instead of a single shot.
 
 What is measured is this machine running this software, in which a shift is emulated by a float
-convolution. Modelled energy lives in :mod:`dsnn_utils.energy`; the two never mix in one number.
+convolution. Modelled energy lives in `energy.modelled`; the two never mix in one number.
 """
 
 import logging

@@ -1,7 +1,7 @@
-"""Modelled energy (operation counts x published energy per operation) and the objectives.
+"""Modelled energy (operation counts x published energy per operation).
 
-Measured energy (CodeCarbon) lives in :mod:`dsnn_utils.meter` and is importable from here too.
-The two answer different questions and are never added, averaged or compared as if they were one.
+Measured energy (CodeCarbon) lives in `energy.measured`. The two answer different questions and are
+never added, averaged or compared as if they were one.
 *Modelled* energy is what hardware with shifters would spend, deterministic and idealised.
 *Measured* energy is what this machine spent running this software, where a shift is emulated by a
 float convolution, so it cannot show what shift hardware saves.

@@ -45,7 +45,7 @@ from dsnn_utils.runs.rows import successful
 
 @styled
 def plot_depth_and_bits(counts: pd.DataFrame) -> DualFigure:
-    """Which depths and bits the front uses beside what was tried, from `pareto.depth_and_bits`."""
+    """Depths and bits of the front beside those that were tried, from `analysis.depth_and_bits`."""
     require_columns(counts, ["parameter", "value", "front"])
     parameters = {
         "shift_depth": "Shift depth (layers)",
@@ -281,7 +281,7 @@ def plot_accuracy_drop(
     by: str = "seed",
     baseline: tuple[str, float] | None = None,
 ) -> DualFigure:
-    """Energy saved by giving up some accuracy, and which network does it (`pareto.accuracy_drop`).
+    """Energy saved by giving up accuracy, and which network does it (`analysis.accuracy_drop`).
 
     One thin line per run, their median thick; from 20 runs (by="draw") a band of 5 to 95 % in place
     of the lines. The text reads off the value at `drop` (0..1), with the same range in brackets.

@@ -91,7 +91,7 @@ def _power_of_ten(value: float) -> str:
 def plot_energy_depth(readings: pd.DataFrame, modelled: pd.DataFrame) -> DualFigure:
     """Energy per image over shift depth: measured and modelled, each on an axis of its own.
 
-    readings: from `meter.take_readings`, of networks named by their shift depth; modelled: columns
+    readings: from `energy.take_readings`, of networks named by their shift depth; modelled: columns
     `shift_depth`, `energy_modelled_j_per_image`, `energy_modelled_with_memory_j_per_image`.
     """
     names = ["energy_modelled_j_per_image", "energy_modelled_with_memory_j_per_image"]
@@ -130,7 +130,7 @@ def plot_energy_depth(readings: pd.DataFrame, modelled: pd.DataFrame) -> DualFig
 def plot_noise(readings: pd.DataFrame, difference_share: float) -> DualFigure:
     """How far single readings of one network scatter, and how many it takes to rank two networks.
 
-    readings: from `meter.take_readings`, of one network with several window lengths. Bands are the
+    readings: from `energy.take_readings`, of one network with several window lengths. Bands are the
     95 % intervals of the coefficients of variation. difference_share: one difference to mark.
     """
     noise = summarise_readings(readings, "window_s").sort_index()

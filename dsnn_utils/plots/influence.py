@@ -35,7 +35,7 @@ from dsnn_utils.runs.rows import successful
 
 @styled
 def plot_importance(tables: Mapping[str, pd.DataFrame], top: int = 8) -> DualFigure:
-    """fANOVA importances of {objective: `pareto.importance(...)`}; whiskers: range over seeds.
+    """fANOVA importances of {objective: `analysis.importance(...)`}; whiskers: range over seeds.
 
     The `top` hyperparameters by summed importance; the others are in the data.
     """
@@ -81,7 +81,7 @@ def _trust(r2: float) -> str:
 
 @styled
 def plot_ablation(paths: Mapping[str, pd.DataFrame]) -> DualFigure:
-    """From one configuration to another, {objective: `pareto.ablation_path(...)`}, a panel each.
+    """From one configuration to another, {objective: `analysis.ablation_path(...)`}, a panel each.
 
     A bar per step, from the prediction before it to the one after, with the spread of the latter
     over the trees; diamonds are what the first and the last trial really had. R² is that of trials
@@ -133,7 +133,7 @@ def plot_partial_dependence(
     cost: str = COMPUTE_ENERGY,
     seed: int = 0,
 ) -> DualFigure:
-    """Predicted error and `cost` over shift depth and bits (`pareto.partial_dependence`).
+    """Predicted error and `cost` over shift depth and bits (`analysis.partial_dependence`).
 
     A row of two maps for each of `bits` ("weight_bits", "activation_bits"), a column per objective,
     with contours. Dots are the trials, slightly moved apart; rings those of the front. Far from

@@ -76,7 +76,7 @@ def plot_space(samples: pd.DataFrame) -> DualFigure:
 
 @styled
 def plot_hypervolume(curves: pd.DataFrame, group: str | None = None) -> DualFigure:
-    """Hypervolume over trials, epochs or time, from `pareto.hypervolume_over`.
+    """Hypervolume over trials, epochs or time, from `analysis.hypervolume_over`.
 
     One line per run; with `group` (such as "strategy") runs of a group share a colour and their
     median is drawn thick.

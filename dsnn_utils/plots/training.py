@@ -89,7 +89,7 @@ def plot_training(
 
 @styled
 def plot_learning_curves(curves: pd.DataFrame) -> DualFigure:
-    """Validation accuracy over epochs, from `given.learning_curves`; mean and range over seeds.
+    """Validation accuracy over epochs, from `analysis.learning_curves`; mean and range over seeds.
 
     One line per point; more than eight points have a panel each, and more than 24 are put together
     by shift depth (mean over the points of a depth).

@@ -145,7 +145,7 @@ def measure_points(
 ) -> pd.DataFrame:
     """Readings of the inference energy of each point's network on validation images.
 
-    The table of `meter.take_readings` with `point` (its number) for the network, besides its
+    The table of `energy.take_readings` with `point` (its number) for the network, besides its
     `origin` (the label) and `energy_modelled_with_memory_j_per_image`. Networks are untrained: what
     a dense layer computes costs the same whatever its weights.
     """

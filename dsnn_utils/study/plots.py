@@ -35,7 +35,7 @@ from dsnn_utils.study.strategies import STRATEGY_ORDER
 
 @styled
 def plot_strategies(results: pd.DataFrame) -> DualFigure:
-    """Hypervolume over trials of several strategies, from `comparison.read_comparison`.
+    """Hypervolume over trials of several strategies, from `study.read_comparison`.
 
     One panel per problem: mean over the seeds with its standard error, and the number of seeds.
     """
@@ -86,7 +86,7 @@ def plot_strategies(results: pd.DataFrame) -> DualFigure:
 
 @styled
 def plot_published(comparison: pd.DataFrame) -> DualFigure:
-    """Published values beside ours, from `paper.compare`; hollow marks are not comparable.
+    """Published values beside ours, from `study.compare`; hollow marks are not comparable.
 
     Only rows in percent are drawn: other units have no common axis.
     """
@@ -111,7 +111,7 @@ def plot_published(comparison: pd.DataFrame) -> DualFigure:
 
 @styled
 def plot_finals(summary: pd.DataFrame, cost: str = ENERGY_WITH_MEMORY) -> DualFigure:
-    """Test accuracy over modelled energy of tested networks, from `given.summarise_points`.
+    """Test accuracy over modelled energy of tested networks, from `analysis.summarise_points`.
 
     Whiskers are 95 % intervals of the mean over seeds; a network of a single seed has none. The
     star is the network named "default", or whatever begins so. Networks whose trainings all failed

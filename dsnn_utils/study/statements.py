@@ -59,7 +59,7 @@ def findings(
 
 
 def dominating_default(finals: pd.DataFrame, cost: str) -> tuple[pd.Series, pd.DataFrame]:
-    """The default's row of `given.summarise_points`, and the rows that dominate it.
+    """The default's row of `analysis.summarise_points`, and the rows that dominate it.
 
     Dominance in test accuracy (mean over seeds) and `cost`; the most accurate comes first. Networks
     whose `origin` begins with "default" are the default, started from other weights; the most

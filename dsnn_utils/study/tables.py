@@ -37,7 +37,7 @@ def finalists(trials: pd.DataFrame, cost: str) -> list[dict]:
     """The networks of a search over loss and `cost`, an energy, that are worth a real training.
 
     Points for notebook 7, each with a `label`: the published default, solutions of the front over
-    all seeds and the public configurations (`paper.known_good_configurations`). The solutions are
+    all seeds and the public configurations (`search.known_good_configurations`). The solutions are
     the cheapest network as accurate (validation) as the default, the most accurate with at most
     half and with at most all of its energy, the most accurate of all, and the knee of the front;
     each is named once, and a rule that no network follows is left out.
@@ -101,7 +101,7 @@ def cost_of_runs(folders: Sequence[str | Path]) -> pd.DataFrame:
 
 
 def modelled_cost_kwh(folders: Sequence[str | Path]) -> float:
-    """`footprint.training_modelled_kwh` of runs of the study: their trainings on shift hardware.
+    """`energy.training_modelled_kwh` of runs of the study: their trainings on shift hardware.
 
     Shifts do not help there: training works on float32 weights. Memory traffic is included.
     """
@@ -125,7 +125,7 @@ def modelled_cost_kwh(folders: Sequence[str | Path]) -> float:
 def finals_table(finals: pd.DataFrame, readings: pd.DataFrame | None = None) -> pd.DataFrame:
     """Measured and modelled energy of tested networks side by side, a row each, cheapest first.
 
-    `finals` is the table of their trainings, `readings` that of `given.measure_points`. Column
+    `finals` is the table of their trainings, `readings` that of `search.measure_points`. Column
     names say which energy is which; intervals (95 %) are of the mean, over seeds or readings.
     Raises ValueError where two networks have the same label.
     """
