@@ -41,6 +41,7 @@ THUMBNAILS = {
     "05": "published",
     "06": "energy_depth",
     "07": "learning_curves",
+    "08": "study_finals",
 }
 FEW = 24
 THUMBNAIL_WIDTH = 300  # pixels, twice what README.md shows
