@@ -376,7 +376,7 @@ def test_search_json_says_what_made_it(tmp_path):
 
 @pytest.mark.parametrize(("eta", "minimum"), [(2, 1), (3, 2), (3, 1), (4, 1)])
 def test_the_plan_of_brackets_is_smacs(eta, minimum):
-    from dsnn_utils.strategies import make_strategy
+    from dsnn_utils.search.strategies import make_strategy
 
     levels = make_fidelity("shift_depth", 20, 1, minimum)
     plan = hyperband_plan(levels, eta)
@@ -475,7 +475,7 @@ def test_what_ended_together_is_on_disk_before_anything_else_happens(tmp_path, m
     class Two:
         """Two trials at once, in this process."""
 
-        def __init__(self, evaluate, *_):
+        def __init__(self, evaluate, **_):
             self._evaluate, self._trials = evaluate, []
 
         __enter__, __exit__ = (lambda self: self), (lambda self, *_: None)

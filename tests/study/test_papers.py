@@ -159,7 +159,7 @@ def test_known_good_configurations_as_published_and_within_a_space():
 
 
 def test_known_good_configurations_lie_in_the_search_space():
-    space = pytest.importorskip("dsnn_utils.space")
+    space = pytest.importorskip("dsnn_utils.search.space")
     from ConfigSpace import Configuration
 
     for c in search.known_good_configurations(max_depth=8):
