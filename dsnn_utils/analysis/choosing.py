@@ -159,7 +159,7 @@ def likely_networks(answers: pd.DataFrame) -> pd.DataFrame:
 def plausible_accuracies(
     trials: pd.DataFrame, validation_size: int, draws: int = 200, seed: int = 0
 ) -> pd.DataFrame:
-    """The table again and again, with accuracies as they might truly be; column `draw` counts.
+    """Copies of the table with accuracies as they might truly be, numbered in the column `draw`.
 
     `validation_size` images tell an accuracy only so well. Each draw takes every successful
     `val_accuracy`, and `loss` with it, from Jeffreys' posterior of a proportion: the beta

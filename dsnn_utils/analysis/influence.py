@@ -201,7 +201,7 @@ def partial_dependence(
 
     Partial dependence (Friedman, Annals of Statistics 2001) of extra trees fitted to the trials:
     the mean prediction over all (at most `max_trials`, sampled) successful trials with the two
-    values put in their place. "activation_bits" stands for integer plus fraction bits, shared out
+    values put in their place. "activation_bits" means integer plus fraction bits, shared out
     as in each trial as far as both stay in the range tried. The grid has at most `at_most` values
     of each, from the lowest to the highest tried.
 

@@ -52,7 +52,7 @@ def grid_intensity_gco2eq_per_kwh(country: str, region: str | None = None) -> fl
 
 @dataclass(frozen=True)
 class Footprint:
-    """What an amount of electricity stands for; ``energy_kwh`` includes ``pue``."""
+    """Emissions and water of an amount of electricity; ``energy_kwh`` includes ``pue``."""
 
     energy_kwh: float
     emissions_gco2eq: float
@@ -100,7 +100,7 @@ def embodied_emissions_gco2eq(
     utilisation: float = 0.85,
     share_of_machine: float = 1.0,
 ) -> float:
-    """Share of the hardware's manufacturing emissions that ``duration_s`` of work stands for.
+    """Share of the hardware's manufacturing emissions that ``duration_s`` of work is charged.
 
     Amortised over the hours the machine works in its life:
     ``machine * share * duration / (lifetime * utilisation)``. The defaults describe a server

@@ -329,7 +329,7 @@ def plot_accuracy_drop(
 
 
 def _range_of(number: int) -> tuple[float, float]:
-    """The quantiles that stand for the range of so many values."""
+    """The quantiles that are shown as the range of so many values."""
     return (0, 1) if number < 20 else (0.05, 0.95)
 
 

@@ -59,7 +59,7 @@ def plot_right_pairs(agreement: pd.DataFrame, at_most: int = 12) -> DualFigure:
     rows = agreement[agreement["pairs"] > 0]
     if rows.empty:
         raise ValueError(
-            "agreement: must have pairs of configurations tried at the same two depths"
+            "agreement: must have a pair of configurations, both tried at the same two depths"
         )
     shown = rows.sort_values("pairs", ascending=False, kind="stable").head(at_most).sort_index()
     labels = [

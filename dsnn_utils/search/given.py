@@ -27,7 +27,7 @@ from dsnn_utils.training.loop import resolve_device
 def grid_points(levels: Mapping[str, Sequence]) -> list[dict]:
     """All combinations of the levels, the last name varying fastest.
 
-    A name "a, b" stands for hyperparameters that change together; its levels are lists.
+    A name "a, b" means hyperparameters that change together; its levels are lists.
 
     >>> grid_points({"shift_depth": [10, 20], "weight_bits": [3]})
     [{'shift_depth': 10, 'weight_bits': 3}, {'shift_depth': 20, 'weight_bits': 3}]

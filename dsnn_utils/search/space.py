@@ -16,7 +16,7 @@ from ConfigSpace import Categorical, ConfigurationSpace, Float, InCondition, Int
 from dsnn_utils.checks import check_integer, require_choice
 from dsnn_utils.runs.columns import FIDELITIES, MOMENTUM_OPTIMIZERS
 from dsnn_utils.runs.table import to_python
-from dsnn_utils.shift.layers import ShiftSpec
+from dsnn_utils.shift.layers import ROUNDINGS, SHIFT_TYPES, ShiftSpec
 from dsnn_utils.training.loop import OPTIMIZERS
 
 WHY = {
@@ -112,11 +112,11 @@ def dsnn_space(
     optimizer = Categorical("optimizer", OPTIMIZERS, default="SGD")
     momentum = Float("momentum", (0.0, 0.9), default=0.9)
     hyperparameters = [
-        Categorical("shift_type", ("Q", "PS"), default="PS"),
+        Categorical("shift_type", SHIFT_TYPES, default="PS"),
         Integer("weight_bits", (2, 8), default=5),
         Integer("activation_integer_bits", (2, 32), default=16),
         Integer("activation_fraction_bits", (2, 32), default=16),
-        Categorical("rounding", ("deterministic", "stochastic"), default="deterministic"),
+        Categorical("rounding", ROUNDINGS, default="deterministic"),
         Integer("batch_size", (32, 128), default=128),
         optimizer,
         Float("lr", (1e-3, 0.2), default=0.1, log=True),
@@ -134,7 +134,7 @@ def dsnn_space(
 
 
 def check_configuration(configuration: Mapping, space: ConfigurationSpace, name: str) -> None:
-    """ValueError naming what is unknown or out of range; None stands for an inactive value."""
+    """ValueError naming what is unknown or out of range; None is an inactive value."""
     for key, value in configuration.items():
         if key not in space:
             raise ValueError(f"{name}: {key!r}: must be one of {', '.join(space)}")

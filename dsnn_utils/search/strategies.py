@@ -66,7 +66,9 @@ def make_strategy(
         return Smac(space, objectives, seed, n_initial)
     if name in ("tpe", "nsga2"):
         return Optuna(name, space, objectives, seed, n_initial)
-    return RandomSearch(space, seed)
+    if name == "random":
+        return RandomSearch(space, seed)
+    raise NotImplementedError(f"strategy {name!r} is listed and not built here")
 
 
 class RandomSearch:

@@ -44,10 +44,10 @@ def convert_to_shift(
     into a network that was converted with the same one.
 
     Raises ValueError for a shift_depth that is no integer from 0 to the number of shiftable layers,
-    a spec that is no ShiftSpec, and a network whose layers could not be shift layers in silence:
-    under weight_norm, another parametrization or pruning, lazy and not yet initialised, with a
-    forward of their own (as set by hooks of some libraries), or, for PS, with a weight that another
-    module has, too.
+    a spec that is no ShiftSpec, and a network with layers that would go on computing without shifts
+    and not say so: under weight_norm, another parametrization or pruning, lazy and not yet
+    initialised, with a forward of their own (as set by hooks of some libraries), or, for PS, with a
+    weight that another module has, too.
     """
     names = shiftable_layers(model)
     why = f" (the model has {len(names)} shiftable layers)"

@@ -16,7 +16,7 @@ from dsnn_utils.checks import require_columns
 from dsnn_utils.runs.columns import ACTIVATION_BITS, COMPUTE_ENERGY
 from dsnn_utils.runs.rows import default_trial, successful
 
-# By so much two accuracies of 40 to 50 % on 2,000 images must differ (95 %) to be told apart.
+# From this difference on, two accuracies of 40 to 50 % on 2,000 images can be told apart (95 %).
 MARGIN = 0.03
 
 
@@ -125,7 +125,7 @@ def _low_depths(e: Evidence) -> tuple[str, bool]:
         front = pareto_front(e.trials, ("loss", objective))
         low = front["shift_depth"] <= front["max_shift_depth"] / 2
         parts.append(f"{words}: {low.sum()} of {len(front)}")
-    text = f"on the front of error and ..., with at most half of the layers: {'; '.join(parts)}"
+    text = f"with at most half of the layers shifted, on the front of error and {'; '.join(parts)}"
     return text, bool(low.mean() >= 0.5)
 
 

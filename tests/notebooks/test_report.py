@@ -40,7 +40,7 @@ def test_report_is_one_small_page_that_loads_nothing(run, capsys):
     drawings = images(page)
     assert len(drawings) == 6 and page.count("No figure") == 1
     assert (
-        "must have pairs of configurations tried at the same two depths" in page
+        "must have a pair of configurations, both tried at the same two depths" in page
     )  # nothing was promoted
     text = "\n".join(drawings)
     for label in ("Pareto front", "Hypervolume", "Importance", "Inferences"):

@@ -501,7 +501,7 @@ def test_right_pairs_draw_shares_and_refuse_an_empty_report(figures):
     labels = [t.get_text() for t in axis.get_yticklabels()]
     assert labels == ["2 → 7 (1 pair)", "2 → 20 (9 pairs)"]
     assert "2 → 20 (9 pairs) 40 %" in figures["right_pairs"].description
-    with pytest.raises(ValueError, match="agreement: must have pairs"):
+    with pytest.raises(ValueError, match="agreement: must have a pair"):
         plots.plot_right_pairs(analysis.rank_agreement(TRIALS))
 
 
@@ -730,3 +730,16 @@ def test_fidelities_are_named_with_what_they_take():
     assert labels[0] == "depth 1, takes 90%" and labels[-2:] == [
         "epochs 1, takes 33%", "data 30%, takes 30%",
     ]  # fmt: skip
+
+
+def test_a_table_too_poor_for_a_figure_gives_its_reason(tmp_path):
+    drawn = plots.draw(lambda: plots.plot_front(TRIALS), tmp_path / "front")
+    assert isinstance(drawn, plots.DualFigure) and (tmp_path / "front.svg").exists()
+    nothing = plots.draw(
+        lambda: plots.plot_right_pairs(analysis.rank_agreement(TRIALS)), tmp_path / "x"
+    )
+    text = nothing._repr_mimebundle_()["text/markdown"]
+    assert text.startswith("No figure: agreement: must have a pair") and nothing.data is None
+    assert not (tmp_path / "x.svg").exists()
+    with pytest.raises(KeyError):  # a mistake in the code is not the table's fault
+        plots.draw(lambda: {}["missing"])
