@@ -12,14 +12,18 @@ from dsnn_utils.analysis.fronts import pareto_front
 from dsnn_utils.checks import require_choice, require_columns
 from dsnn_utils.runs.columns import (
     COMPUTE_ENERGY,
-    CONFIGURATION,
     DEFAULT_OBJECTIVES,
     HYPERPARAMETERS,
     check_objectives,
     cost_among,
     loss_among,
 )
-from dsnn_utils.runs.rows import default_rows, default_trial, successful
+from dsnn_utils.runs.rows import (
+    configuration_columns,
+    default_rows,
+    default_trial,
+    successful,
+)
 from dsnn_utils.runs.table import json_value, read_trials, to_records
 from dsnn_utils.search.space import known_good_configurations
 
@@ -199,7 +203,7 @@ def solution_card(
     """
     objectives = check_objectives(objectives)
     require_columns(trials, ["shift_depth", *objectives])
-    names = [name for name in CONFIGURATION if name in trials.columns]
+    names = configuration_columns(trials)
     rows = successful(trials, objectives)
     same = rows[[*names, "shift_depth"]].apply(
         lambda column: column.isna() if pd.isna(row[column.name]) else column == row[column.name]

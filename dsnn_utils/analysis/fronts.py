@@ -9,14 +9,13 @@ import pandas as pd
 from dsnn_utils.checks import require_choice, require_columns
 from dsnn_utils.runs.columns import (
     COMPUTE_ENERGY,
-    CONFIGURATION,
     DEFAULT_OBJECTIVES,
     ENERGY_WITH_MEMORY,
     MODELLED_ENERGIES,
     check_objectives,
     cost_among,
 )
-from dsnn_utils.runs.rows import finite_rows, successful
+from dsnn_utils.runs.rows import configuration_columns, finite_rows, successful
 
 
 def overview(rows: pd.DataFrame) -> pd.DataFrame:
@@ -27,7 +26,7 @@ def overview(rows: pd.DataFrame) -> pd.DataFrame:
         "trial": rows["trial"],
         "origin": rows["origin"],
         "depth": rows["shift_depth"],
-        "type": rows["shift_type"],
+        "type": rows["shift_type"].fillna("integer"),
         "weight bits": rows["weight_bits"].astype("Int64"),
         "activation bits": bits[0].astype(str) + " + " + bits[1].astype(str),
         "optimizer": rows["optimizer"],
@@ -50,7 +49,7 @@ def pareto_front(
     rows = successful(trials, objectives)
     objectives = list(objectives)
     front = rows[moocore.is_nondominated(rows[objectives].to_numpy(float), keep_weakly=True)]
-    network = [column for column in (*CONFIGURATION, "shift_depth") if column in front.columns]
+    network = [n for n in (*configuration_columns(trials), "shift_depth") if n in front.columns]
     front = front.drop_duplicates([*objectives, *network])
     cost = cost_among(objectives)
     return front.sort_values([cost, *[o for o in objectives if o != cost]], kind="stable")

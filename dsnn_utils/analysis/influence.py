@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from dsnn_utils.checks import require_columns
-from dsnn_utils.runs.columns import ACTIVATION_BITS, CONFIGURATION, LOG_SCALED
-from dsnn_utils.runs.rows import successful
+from dsnn_utils.runs.columns import ACTIVATION_BITS, LOG_SCALED
+from dsnn_utils.runs.rows import configuration_columns, successful
 from dsnn_utils.runs.table import json_value
 
 
@@ -30,7 +30,7 @@ def importance(
         import optuna
 
     require_columns(trials, [by])
-    names = [name for name in ("shift_depth", *CONFIGURATION) if name in trials.columns]
+    names = [n for n in ("shift_depth", *configuration_columns(trials)) if n in trials.columns]
     rows = successful(trials, [objective])
     names = [n for n in names if rows[n].nunique(dropna=False) > 1]
     if not names:
@@ -108,7 +108,7 @@ class _Surrogate:
 
         require_columns(trials, ["shift_depth"])
         self.rows = successful(trials, [objective])
-        self.names = [n for n in ("shift_depth", *CONFIGURATION) if n in trials.columns]
+        self.names = ["shift_depth", *configuration_columns(trials)]
         if len(self.rows) < 4 or self.rows[objective].nunique() < 2:
             raise ValueError(
                 f"trials: must have at least 4 successful rows that differ in {objective}"

@@ -19,8 +19,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dsnn_utils.checks import require_choice
-from dsnn_utils.shift.layers import ShiftConv2d, ShiftLinear, ShiftSpec
+from dsnn_utils.shift.activations import QuantizedLayer
 from dsnn_utils.shift.modes import eval_mode
+from dsnn_utils.shift.specs import Spec
 
 # Energy per operation in picojoules by width in bits, 45 nm. Add, multiply and float32: Horowitz,
 # "Computing's energy problem", ISSCC 2014. Shift: You et al., "ShiftAddNet", NeurIPS 2020.
@@ -207,10 +208,10 @@ class _OperationCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         output = func(*args, **(kwargs or {}))
         name, module = self._modules[-1] if self._modules else ("", None)
-        self._record(func.overloadpacket.__name__, name, _shift_spec(module), args, output)
+        self._record(func.overloadpacket.__name__, name, _spec(module), args, output)
         return output
 
-    def _record(self, op: str, layer: str, spec: ShiftSpec | None, args: tuple, output) -> None:
+    def _record(self, op: str, layer: str, spec: Spec | None, args: tuple, output) -> None:
         out = output[0] if isinstance(output, (tuple, list)) else output
         if op == "convolution":
             x, weight, transposed = args[0], args[1], args[6]
@@ -224,7 +225,7 @@ class _OperationCounter(TorchDispatchMode):
                 x, weight = weight, x
             self._layer(layer, "linear", spec, out.numel() * inner, x, weight, out)
         elif spec is not None:
-            return  # emulating the rounding of a shift layer is "convert", not float arithmetic
+            return  # emulating the rounding of such a layer is "convert", not float arithmetic
         elif "batch_norm" in op or "group_norm" in op or "layer_norm" in op:
             self._other(layer, "batch_norm", out.numel(), _MULTIPLY_ADD_PJ)
         elif op in _ACTIVATION_PJ:
@@ -249,7 +250,7 @@ class _OperationCounter(TorchDispatchMode):
     def _layer(self, layer, kind, spec, macs, x, weight, out) -> None:
         arithmetic, width, weight_bits = "float32", FLOAT_BITS, FLOAT_BITS
         if spec is not None:
-            arithmetic, weight_bits = "shift", spec.weight_bits
+            arithmetic, weight_bits = spec.arithmetic, spec.weight_bits
             width = spec.activation_integer_bits + spec.activation_fraction_bits
             self._other(layer, "convert", x.numel(), _MULTIPLY_ADD_PJ)
         stored = min(width, FLOAT_BITS)
@@ -263,5 +264,5 @@ class _OperationCounter(TorchDispatchMode):
         self.rows.append(row)
 
 
-def _shift_spec(module: nn.Module | None) -> ShiftSpec | None:
-    return module.spec if isinstance(module, (ShiftConv2d, ShiftLinear)) else None
+def _spec(module: nn.Module | None) -> Spec | None:
+    return module.spec if isinstance(module, QuantizedLayer) else None

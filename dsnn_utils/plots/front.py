@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import matplotlib as mpl
@@ -34,11 +34,19 @@ from dsnn_utils.plots.style import (
     plotly_figure,
     styled,
 )
-from dsnn_utils.runs.columns import CONFIGURATION
-from dsnn_utils.runs.rows import default_rows, default_trial, successful
+from dsnn_utils.runs.rows import (
+    configuration_columns,
+    default_rows,
+    default_trial,
+    successful,
+)
 
-TYPE_MARKERS = {"Q": ("o", "circle"), "PS": ("^", "triangle-up")}
-HOVER = ("trial", "seed", "origin", "shift_depth", *CONFIGURATION)
+TYPE_MARKERS = {
+    "Q": ("o", "circle"),
+    "PS": ("^", "triangle-up"),
+    "integer": ("s", "square"),
+}
+HOVER = ("trial", "seed", "origin", "shift_depth")
 LOG_TICKS = [m * 10.0**d for d in range(-2, 3) for m in (1, 2, 3, 5, 7)]
 HOVER_AT_MOST = 2000  # dominated trials in an interactive figure, to keep it small
 
@@ -74,10 +82,17 @@ class _View:
     def height(self, loss):
         return self._y_factor * (1 - loss if self.upward else loss)
 
-    def of_type(self, rows: pd.DataFrame, kind: str) -> pd.DataFrame:
-        """The rows of a shift type; what is neither Q nor PS (a plain network) goes with Q."""
+    def by_type(self, rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+        """The rows of each shift type and, where there are any, of integer networks.
+
+        What is neither Q nor PS (a plain network) goes with Q.
+        """
         known = rows["shift_type"].where(rows["shift_type"].isin(list(TYPE_MARKERS)), "Q")
-        return rows[known == kind]
+        if "arithmetic" in rows:
+            known = known.mask(rows["arithmetic"] == "integer", "integer")
+        for kind in TYPE_MARKERS:
+            if kind != "integer" or (known == kind).any():
+                yield kind, rows[known == kind]
 
     def steps(self, front, limits=None) -> tuple[np.ndarray, np.ndarray]:
         """Corners of a front's staircase: what is attained with at most so much energy.
@@ -131,7 +146,7 @@ def plot_front(
         f"drawn), {len(view.front)} on the front"
     )
     live = _interactive_front(view, title) if interactive else None
-    columns = [name for name in HOVER if name in view.rows]
+    columns = _hover_columns(view.rows)
     data = view.rows[[*columns, *view.objectives]]
     data = data.assign(on_front=view.rows.index.isin(view.front.index))
     return DualFigure(figure, live, data, description)
@@ -140,8 +155,8 @@ def plot_front(
 def _draw_trials(axis, view: _View):
     size = 16 if len(view.rows) <= 300 else 8
     handles = []
-    for kind, (marker, _) in TYPE_MARKERS.items():
-        part = view.of_type(view.rows, kind)
+    for kind, part in view.by_type(view.rows):
+        marker, _ = TYPE_MARKERS[kind]
         points = axis.scatter(
             view.x(part), view.y(part), c=part["shift_depth"], cmap=DEPTH_COLOURS,
             norm=view.depth_norm, marker=marker, s=size, lw=0, alpha=0.85, zorder=3,
@@ -214,10 +229,15 @@ def _draw_band(axis, view: _View, limits) -> list:
 
 def _hover(rows: pd.DataFrame) -> tuple[list, str]:
     """Values and template of a hover text that shows the whole configuration."""
-    names = [name for name in HOVER if name in rows.columns]
+    names = _hover_columns(rows)
     lines = [f"{name}: %{{customdata[{i}]}}" for i, name in enumerate(names)]
     values = [[_text(value) for value in row] for row in rows[names].to_numpy(object)]
     return values, "<br>".join(lines)
+
+
+def _hover_columns(rows: pd.DataFrame) -> list[str]:
+    names = dict.fromkeys([*HOVER, *configuration_columns(rows)])
+    return [name for name in names if name in rows.columns]
 
 
 def _text(value):
@@ -252,8 +272,8 @@ def _interactive_front(view: _View, title: str | None):
 
     # One trace per type and depths, so that the legend filters by both.
     bins = bins_of(shown["shift_depth"], at_most=7)
-    for kind, (_, symbol) in TYPE_MARKERS.items():
-        of_kind = view.of_type(shown, kind)
+    for kind, of_kind in view.by_type(shown):
+        _, symbol = TYPE_MARKERS[kind]
         for (low, high), label in zip(bins, bin_labels(bins), strict=True):
             part = of_kind[of_kind["shift_depth"].between(low, high)]
             colour = mpl.colors.to_hex(DEPTH_COLOURS(view.depth_norm((low + high) / 2)))

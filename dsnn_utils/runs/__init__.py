@@ -5,6 +5,7 @@ from dsnn_utils.runs.columns import (
     COLUMNS,
     CONFIGURATION,
     DEFAULT_OBJECTIVES,
+    EXTENSIONS,
     HYPERPARAMETERS,
     MEASURED,
     MODELLED_ENERGIES,
@@ -15,7 +16,7 @@ from dsnn_utils.runs.columns import (
     modelled_energy_among,
 )
 from dsnn_utils.runs.directory import environment, find_run, read_settings
-from dsnn_utils.runs.rows import default_rows, default_trial, successful
+from dsnn_utils.runs.rows import configuration_columns, default_rows, default_trial, successful
 from dsnn_utils.runs.table import read_runs, read_trials, to_python, write_trials
 
 __all__ = [
@@ -23,11 +24,13 @@ __all__ = [
     "COLUMNS",
     "CONFIGURATION",
     "DEFAULT_OBJECTIVES",
+    "EXTENSIONS",
     "HYPERPARAMETERS",
     "MEASURED",
     "MODELLED_ENERGIES",
     "OBJECTIVES",
     "check_objectives",
+    "configuration_columns",
     "cost_among",
     "default_rows",
     "default_trial",

@@ -9,9 +9,17 @@ from typing import NamedTuple
 ACTIVATION_BITS = ("activation_integer_bits", "activation_fraction_bits")
 #: The number format of a shift layer.
 FORMAT = ("weight_bits", *ACTIVATION_BITS)
+#: Choices that the published method does not have, and the one by which it is unchanged.
+EXTENSIONS = {
+    "arithmetic": "shift",
+    "weight_scale": "none",
+    "activation_format": "fixed",
+    "activation_rounding": "floor",
+    "clipped_gradient": "passed",
+}
 #: What makes a configuration; together with `shift_depth` it makes a network and its training.
 CONFIGURATION = (
-    ("shift_type", *FORMAT, "rounding", "batch_size", "optimizer", "lr", "momentum")
+    ("shift_type", *FORMAT, "rounding", *EXTENSIONS, "batch_size", "optimizer", "lr", "momentum")
     + ("weight_decay", "epochs", "data_fraction")
 )  # fmt: skip
 HYPERPARAMETERS = ("shift_depth", *CONFIGURATION)

@@ -6,7 +6,20 @@ import numpy as np
 import pandas as pd
 
 from dsnn_utils.checks import require_columns
-from dsnn_utils.runs.columns import DEFAULT_OBJECTIVES, check_objectives
+from dsnn_utils.runs.columns import (
+    CONFIGURATION,
+    DEFAULT_OBJECTIVES,
+    EXTENSIONS,
+    check_objectives,
+)
+
+
+def configuration_columns(trials: pd.DataFrame) -> list[str]:
+    """What makes a configuration in this table: without extensions that no row of it uses."""
+    names = [name for name in CONFIGURATION if name in trials.columns]
+    return [
+        name for name in names if name not in EXTENSIONS or trials[name].ne(EXTENSIONS[name]).any()
+    ]
 
 
 def successful(

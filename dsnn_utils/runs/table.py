@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from dsnn_utils.paths import write_atomically
-from dsnn_utils.runs.columns import COLUMNS
+from dsnn_utils.runs.columns import COLUMNS, EXTENSIONS
 
 
 def write_trials(rows: Sequence[Mapping], run_dir: Path) -> pd.DataFrame:
@@ -52,6 +52,9 @@ def read_trials(path: str | Path) -> pd.DataFrame:
         table["asked_after"] = table["trial"]  # by a serial search
     if "embodied_gco2eq" not in table.columns:  # by an earlier version
         table["embodied_gco2eq"] = math.nan
+    for name, published in EXTENSIONS.items():  # earlier versions knew the published one only
+        if name not in table.columns:
+            table[name] = published
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise ValueError(f"trials={str(path)!r}: lacks the columns {', '.join(missing)}")

@@ -25,6 +25,7 @@ from smac.acquisition.function import AbstractAcquisitionFunction
 from smac.model.abstract_model import AbstractModel
 
 from dsnn_utils.runs.columns import FORMAT
+from dsnn_utils.search.space import without_inactive
 
 
 def expected_improvement(mean, std, threshold):
@@ -167,10 +168,9 @@ class KnownEnergyImprovement(AbstractAcquisitionFunction):
         columns = {
             name: self._space[name].to_value(column).tolist()
             for name, column in zip(self._space, vectors.T, strict=True)
-            # what the energy depends on, none of which is ever inactive
-            if name in ("shift_depth", *FORMAT)
+            if name in ("shift_depth", *FORMAT, "arithmetic", "activation_format")
         }
         points = (
             dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
         )
-        return np.array([self._energy_of(point) for point in points])
+        return np.array([self._energy_of(without_inactive(point)) for point in points])

@@ -15,10 +15,16 @@ from dsnn_utils.checks import check_integer, require
 from dsnn_utils.energy.measured import EnergyMeter
 from dsnn_utils.energy.modelled import modelled_energy
 from dsnn_utils.energy.readings import take_readings
-from dsnn_utils.runs.columns import ENERGY_WITH_MEMORY, MOMENTUM_OPTIMIZERS
+from dsnn_utils.runs.columns import ENERGY_WITH_MEMORY, EXTENSIONS
 from dsnn_utils.runs.table import to_python
 from dsnn_utils.search.loop import run_trials
-from dsnn_utils.search.space import check_configuration, dsnn_space, published_default
+from dsnn_utils.search.space import (
+    check_configuration,
+    dsnn_space,
+    published_default,
+    to_spec,
+    without_inactive,
+)
 from dsnn_utils.search.trial import Recipe, build_network
 from dsnn_utils.training.data import Dataset
 from dsnn_utils.training.loop import resolve_device
@@ -58,13 +64,18 @@ def random_points(count: int, max_depth: int, seed: int = 0) -> list[dict]:
 def complete_points(points: Sequence[Mapping], max_depth: int, epochs: int) -> list[dict]:
     """Points with every hyperparameter, missing ones as in the published default.
 
-    Depth 0 (the plain network) is allowed here. Momentum is left out where the optimizer has none.
-    An entry `label` names the point in the column `origin` ("given" without). Raises ValueError
-    naming what is unknown or out of range.
+    Depth 0 (the plain network) is allowed here, and so is everything of the extended space and
+    `arithmetic` "integer". Momentum is left out where the optimizer has none; a fitted activation
+    format has 0 fraction bits where the point does not say otherwise; integers have a scale for
+    each channel. An entry `label` names the point in the column `origin` ("given" without). Raises
+    ValueError naming what is unknown, out of range or does not go together.
     """
-    space, completed = dsnn_space(max_depth, epochs), []
-    default = published_default(max_depth, epochs) | {"data_fraction": 1.0, "label": "given"}
+    completed = []
+    default = published_default(max_depth, epochs) | EXTENSIONS
+    default |= {"data_fraction": 1.0, "label": "given"}
     for point in points:
+        integer = point.get("arithmetic") == "integer"
+        space = dsnn_space(max_depth, epochs, space="integer" if integer else "extended")
         hyperparameters = {n: v for n, v in point.items() if n in space}
         if hyperparameters.get("shift_depth") == 0:
             del hyperparameters["shift_depth"]
@@ -72,9 +83,15 @@ def complete_points(points: Sequence[Mapping], max_depth: int, epochs: int) -> l
         unknown = sorted(point.keys() - default.keys())
         if unknown:
             raise ValueError(f"points: {unknown[0]!r}: must be one of {', '.join(default)}")
-        point = default | dict(point)
-        if point["optimizer"] not in MOMENTUM_OPTIMIZERS:
-            point.pop("momentum")
+        given, point = point, default | point
+        if integer:
+            of_shifts = {"shift_type", "rounding"} - given.keys()
+            point = {n: v for n, v in point.items() if n not in of_shifts}
+            point["weight_scale"] = given.get("weight_scale", "channel")
+        point = without_inactive(point)
+        bits = "activation_fraction_bits"
+        point.setdefault(bits, given.get(bits, 0))
+        to_spec(point)  # refuses what does not go together
         check_integer("points: epochs", point["epochs"], 1)
         share = point["data_fraction"]
         require(0 < share <= 1, f"points: data_fraction={share!r}: must be over 0 and up to 1")

@@ -15,11 +15,12 @@ from typing import Protocol
 import pandas as pd
 
 from dsnn_utils.checks import check_integer
-from dsnn_utils.runs.columns import HYPERPARAMETERS, MODELLED_ENERGIES
+from dsnn_utils.runs.columns import EXTENSIONS, HYPERPARAMETERS, MODELLED_ENERGIES
 from dsnn_utils.runs.directory import locked, open_run, read_finished, read_running, write_running
 from dsnn_utils.runs.table import read_trials, write_trials
 from dsnn_utils.search.execution import check_execution, make_executor
 from dsnn_utils.search.settings import SearchSettings
+from dsnn_utils.search.space import without_inactive
 
 
 class Proposals(Protocol):
@@ -224,6 +225,8 @@ class _OfAStrategy:
         settings = self._settings
         row = {"seed": settings.seed, "strategy": settings.strategy, "origin": origin}
         row |= {"max_shift_depth": settings.max_depth, "shift_depth": settings.max_depth}
+        # A fitted format has no fraction bits of its own: all of its bits are counted as integer.
+        row |= EXTENSIONS | {"activation_fraction_bits": 0}
         return row | {"epochs": settings.epochs, "data_fraction": 1.0} | point
 
     def tell(self, row: Mapping, earlier: Sequence[Mapping]) -> None:
@@ -282,4 +285,4 @@ def _recorded_point(row: Mapping, asked: Mapping) -> dict:
         "versions?): the recorded trial is used, new proposals may differ from the first run",
         stacklevel=5,
     )
-    return _hyperparameters(row)
+    return without_inactive(_hyperparameters(row))

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, fields, replace
 from ConfigSpace import ConfigurationSpace
 
 from dsnn_utils.checks import check_integer, require_choice
-from dsnn_utils.runs.columns import MOMENTUM_OPTIMIZERS, check_objectives
+from dsnn_utils.runs.columns import check_objectives
 from dsnn_utils.runs.table import to_python
 from dsnn_utils.search.space import (
     Fidelity,
     check_configuration,
     dsnn_space,
     make_fidelity,
-    published_default,
+    without_inactive,
 )
 from dsnn_utils.search.strategies import MULTI_FIDELITY, STRATEGIES, make_strategy
 
@@ -23,14 +23,15 @@ from dsnn_utils.search.strategies import MULTI_FIDELITY, STRATEGIES, make_strate
 class SearchSettings:
     """What is searched and how; checked when made, and the same whenever a run is resumed.
 
-    `max_depth` is the network's number of shiftable layers, `epochs` the length of a training (a
-    hyperparameter from `min_epochs` up where that is given). A multi-fidelity `strategy` spends
-    more of `fidelity`, from `min_fidelity` up, on the better configurations: by Hyperband on the
-    best 1/`eta`, or, where the energy is known beforehand, on what promises the largest growth of
-    the front. For any other strategy shift depth is an ordinary hyperparameter. `objectives` are
-    minimised. `n_initial` random configurations come before the model. `seed_configurations`
-    (dicts, missing entries as in the default) are evaluated right after the default. `context` is
-    recorded with the run: everything else that makes a trial what it is, such as data and recipe.
+    `space` names the search space (see `dsnn_space`), `max_depth` is the network's number of
+    shiftable layers, `epochs` the length of a training (a hyperparameter from `min_epochs` up where
+    that is given). A multi-fidelity `strategy` spends more of `fidelity`, from `min_fidelity` up,
+    on the better configurations: by Hyperband on the best 1/`eta`, or, where the energy is known
+    beforehand, on what promises the largest growth of the front. For any other strategy shift depth
+    is an ordinary hyperparameter. `objectives` are minimised. `n_initial` random configurations
+    come before the model. `seed_configurations` (dicts, missing entries as in the default) are
+    evaluated right after the default. `context` is recorded with the run: everything else that
+    makes a trial what it is, such as data and recipe.
 
     Raises ValueError naming the parameter, its value and what is allowed.
     """
@@ -47,10 +48,11 @@ class SearchSettings:
     seed: int = 0
     seed_configurations: Sequence[Mapping] = ()
     context: Mapping = field(default_factory=dict)
+    space: str = "published"
 
     def __post_init__(self):
         require_choice("strategy", self.strategy, STRATEGIES)
-        dsnn_space(self.max_depth, self.epochs, self.min_epochs)  # checks these three
+        space = self._space()  # checks what it is made from
         levels = self.levels  # checks fidelity and min_fidelity
         if not self.multi_fidelity and levels.name != "shift_depth":
             raise ValueError(
@@ -68,7 +70,6 @@ class SearchSettings:
         clash = sorted({f.name for f in fields(self)} & self.context.keys())
         if clash:
             raise ValueError(f"context: {clash[0]!r}: must not be the name of a setting")
-        space = dsnn_space(self.max_depth, self.epochs, self.min_epochs, seed=self.seed)
         for configuration in self.seed_configurations:
             check_configuration(configuration, space, "seed_configurations")
 
@@ -89,25 +90,26 @@ class SearchSettings:
         """The default at every rung, the seed configurations and the initial design."""
         return len(self.first_points()) + self.n_initial
 
-    def space(self) -> ConfigurationSpace:
+    def _space(self, without: str | None = None) -> ConfigurationSpace:
+        bounds = self.max_depth, self.epochs, self.min_epochs
+        return dsnn_space(*bounds, without, self.seed, self.space)
+
+    def searched_space(self) -> ConfigurationSpace:
         """The configuration space; the fidelity is no part of it."""
-        without = self.fidelity if self.multi_fidelity else None
-        return dsnn_space(self.max_depth, self.epochs, self.min_epochs, without, self.seed)
+        return self._space(self.fidelity if self.multi_fidelity else None)
 
     def first_points(self) -> list[tuple[dict, str]]:
         """The points every strategy starts with, and their origin."""
         default = {self.fidelity: self.levels.maximum}
-        default |= published_default(self.max_depth, self.epochs)
+        default |= {"shift_depth": self.max_depth, "epochs": self.epochs}
+        default |= to_python(self._space().get_default_configuration())
         rungs = self.levels.rungs(3 if self.strategy == "smac_mf_published" else self.eta)
         values = rungs[::-1]
         if default[self.fidelity] not in rungs:  # weight bits: it has 5
             values = [default[self.fidelity], *values]
         points = [(default | {self.fidelity: value}, "default") for value in values]
-        for point in (default | c for c in self.seed_configurations):
-            if point["optimizer"] not in MOMENTUM_OPTIMIZERS:
-                del point["momentum"]
-            points.append((point, "seed"))
-        return points
+        seeds = (without_inactive(default | c) for c in self.seed_configurations)
+        return points + [(point, "seed") for point in seeds]
 
     def proposals(self, energy_of: Callable[[Mapping], float] | None = None):
         """The strategy that proposes all further points; `energy_of` as in `make_strategy`."""
@@ -117,7 +119,7 @@ class SearchSettings:
             levels = replace(levels, minimum=min(levels.minimum, *told))
         return make_strategy(
             self.strategy,
-            self.space(),
+            self.searched_space(),
             levels,
             self.objectives,
             self.seed,

@@ -8,15 +8,31 @@ layers the network really has.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import pandas as pd
-from ConfigSpace import Categorical, ConfigurationSpace, Float, InCondition, Integer
+from ConfigSpace import (
+    Categorical,
+    ConfigurationSpace,
+    Float,
+    InCondition,
+    Integer,
+)
 
-from dsnn_utils.checks import check_integer, require_choice
-from dsnn_utils.runs.columns import FIDELITIES, MOMENTUM_OPTIMIZERS
+from dsnn_utils.checks import check_integer, require, require_choice
+from dsnn_utils.runs.columns import EXTENSIONS, FIDELITIES, MOMENTUM_OPTIMIZERS
 from dsnn_utils.runs.table import to_python
-from dsnn_utils.shift.layers import ROUNDINGS, SHIFT_TYPES, ShiftSpec
+from dsnn_utils.shift.quantization import ACTIVATION_ROUNDINGS, CLIPPED_GRADIENTS
+from dsnn_utils.shift.specs import (
+    ACTIVATION_FORMATS,
+    ARITHMETICS,
+    ROUNDINGS,
+    SHIFT_TYPES,
+    WEIGHT_SCALES,
+    IntegerSpec,
+    ShiftSpec,
+    Spec,
+)
 from dsnn_utils.training.loop import OPTIMIZERS
 
 WHY = {
@@ -26,6 +42,11 @@ WHY = {
     "activation_integer_bits": "range of the fixed-point activations",
     "activation_fraction_bits": "resolution of the fixed-point activations",
     "rounding": "stochastic rounding lets small updates through while training",
+    "arithmetic": "shifts, or multiplications of uniform integers to compare them with",
+    "weight_scale": "a power of two at which the range of the weights ends, or none: it ends at 1",
+    "activation_format": "fitted: binary point and sign from the data, so only the width is left",
+    "activation_rounding": "to the nearest value, or down as cutting off bits does",
+    "clipped_gradient": "whether values beyond the range learn as if they were not",
     "batch_size": "images per optimizer step",
     "optimizer": "PS is known to need an adaptive one (RAdam)",
     "lr": "learning rate, searched on a log scale",
@@ -33,6 +54,7 @@ WHY = {
     "weight_decay": "never applied to the shift and sign parameters, searched on a log scale",
     "epochs": "length of the training",
 }
+SPACES = ("published", "extended", "integer")
 
 
 @dataclass(frozen=True)
@@ -98,25 +120,40 @@ def dsnn_space(
     min_epochs: int | None = None,
     without: str | None = None,
     seed: int | None = None,
+    space: str = "published",
 ) -> ConfigurationSpace:
     """The configuration space of a DSNN whose network has `max_depth` shiftable layers.
+
+    `space` is "published"; "extended" by what makes few bits hold (see `ShiftSpec`), every choice
+    of which is a hyperparameter, with the published one as default; or "integer", the extended one
+    for uniform integers in place of shifts. In the last two a fitted activation format has as many
+    bits as `activation_integer_bits` says, and `activation_fraction_bits` is inactive.
 
     Epochs are a hyperparameter (`min_epochs`..`epochs`) where `min_epochs` is given, else constant.
     `without` names the fidelity: the search sets it, so it is no hyperparameter then.
     `seed` seeds the sampling. The default configuration is the published one.
     """
+    require_choice("space", space, SPACES)
     for name, value in (("max_depth", max_depth), ("epochs", epochs)):
         check_integer(name, value, 1)
     if min_epochs is not None:
         check_integer("min_epochs", min_epochs, 1, epochs)
     optimizer = Categorical("optimizer", OPTIMIZERS, default="SGD")
     momentum = Float("momentum", (0.0, 0.9), default=0.9)
+    fraction_bits = Integer(
+        "activation_fraction_bits", (2 if space == "published" else 0, 32), default=16
+    )
+    activation_format = Categorical("activation_format", ACTIVATION_FORMATS, default="fixed")
     hyperparameters = [
         Categorical("shift_type", SHIFT_TYPES, default="PS"),
         Integer("weight_bits", (2, 8), default=5),
         Integer("activation_integer_bits", (2, 32), default=16),
-        Integer("activation_fraction_bits", (2, 32), default=16),
+        fraction_bits,
         Categorical("rounding", ROUNDINGS, default="deterministic"),
+        Categorical("weight_scale", WEIGHT_SCALES, default="none"),
+        activation_format,
+        Categorical("activation_rounding", ACTIVATION_ROUNDINGS, default="floor"),
+        Categorical("clipped_gradient", CLIPPED_GRADIENTS, default="passed"),
         Integer("batch_size", (32, 128), default=128),
         optimizer,
         Float("lr", (1e-3, 0.2), default=0.1, log=True),
@@ -127,15 +164,28 @@ def dsnn_space(
         hyperparameters.append(Integer("shift_depth", (1, max_depth), default=max_depth))
     if min_epochs is not None and min_epochs < epochs:
         hyperparameters.append(Integer("epochs", (min_epochs, epochs), default=epochs))
-    space = ConfigurationSpace(name="dsnn", seed=seed)
-    space.add([h for h in hyperparameters if h.name != without])
-    space.add(InCondition(momentum, optimizer, list(MOMENTUM_OPTIMIZERS)))
-    return space
+    left_out = {"published": EXTENSIONS, "extended": (), "integer": ("shift_type", "rounding")}
+    kept = [h for h in hyperparameters if h.name not in left_out[space]]
+    if space == "integer":
+        kept = [h for h in kept if h.name != "weight_scale"]
+        kept.append(Categorical("weight_scale", WEIGHT_SCALES[1:], default="channel"))
+        kept.append(Categorical("arithmetic", ["integer"]))
+    result = ConfigurationSpace(name="dsnn", seed=seed)
+    result.add([h for h in kept if h.name != without])
+    result.add(InCondition(momentum, optimizer, list(MOMENTUM_OPTIMIZERS)))
+    if space != "published":
+        result.add(InCondition(fraction_bits, activation_format, ["fixed"]))
+    return result
 
 
 def check_configuration(configuration: Mapping, space: ConfigurationSpace, name: str) -> None:
-    """ValueError naming what is unknown or out of range; None is an inactive value."""
+    """ValueError naming what is unknown or out of range; None is an inactive value.
+
+    An extension that is as published may also be named in a space without it.
+    """
     for key, value in configuration.items():
+        if key not in space and EXTENSIONS.get(key, ...) == value:
+            continue
         if key not in space:
             raise ValueError(f"{name}: {key!r}: must be one of {', '.join(space)}")
         if value is not None and not space[key].legal_value(value):
@@ -150,15 +200,31 @@ def published_default(max_depth: int, epochs: int = 100) -> dict:
     )
 
 
-def to_spec(configuration: Mapping) -> ShiftSpec:
-    """The `ShiftSpec` (number format of the shift layers) a configuration asks for."""
-    return ShiftSpec(
-        shift_type=configuration["shift_type"],
-        weight_bits=configuration["weight_bits"],
-        activation_integer_bits=configuration["activation_integer_bits"],
-        activation_fraction_bits=configuration["activation_fraction_bits"],
-        rounding=configuration["rounding"],
-    )
+def without_inactive(point: Mapping) -> dict:
+    """The point without what its other values make inactive."""
+    inactive = set()
+    if point.get("optimizer") not in MOMENTUM_OPTIMIZERS:
+        inactive.add("momentum")
+    if point.get("activation_format") == "fitted":
+        inactive.add("activation_fraction_bits")
+    return {name: value for name, value in point.items() if name not in inactive}
+
+
+def to_spec(configuration: Mapping) -> Spec:
+    """The number format of the converted layers that a configuration asks for.
+
+    Extensions that it does not name are as published. Raises ValueError for an unknown arithmetic
+    and for what `ShiftSpec` and `IntegerSpec` refuse, a field that the kind does not have included.
+    """
+    values = EXTENSIONS | {n: v for n, v in configuration.items() if v is not None}
+    arithmetic = values["arithmetic"]
+    require_choice("arithmetic", arithmetic, ARITHMETICS)
+    kind = IntegerSpec if arithmetic == "integer" else ShiftSpec
+    if values["activation_format"] == "fitted":  # only the width counts
+        values.setdefault("activation_fraction_bits", 0)
+    for name in ("shift_type", "rounding") if kind is IntegerSpec else ():
+        require(name not in values, f"{name}={values.get(name)!r}: must be left out for integers")
+    return kind(**{field.name: values[field.name] for field in fields(kind)})
 
 
 def space_table(space: ConfigurationSpace) -> pd.DataFrame:
@@ -212,6 +278,5 @@ def known_good_configurations(max_depth: int | None = None) -> list[dict]:
         c["shift_depth"] = min(c["shift_depth"], max_depth)
         c["batch_size"] = min(max(c["batch_size"], 32), 128)
         del c["epochs"]
-        if c["optimizer"] not in MOMENTUM_OPTIMIZERS:
-            c["momentum"] = None
+        c["momentum"] = without_inactive(c).get("momentum")
     return configurations

@@ -3,11 +3,14 @@
 `run_trial` turns a point (a configuration with its shift depth) into one row of the trials table.
 """
 
+import hashlib
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,6 +22,7 @@ from dsnn_utils.energy.emissions import embodied_emissions_gco2eq
 from dsnn_utils.energy.measured import EnergyMeter
 from dsnn_utils.energy.modelled import modelled_energy, operation_counts
 from dsnn_utils.runs.columns import (
+    ACTIVATION_BITS,
     COMPUTE_ENERGY,
     CURVE,
     ENERGY_WITH_MEMORY,
@@ -26,10 +30,11 @@ from dsnn_utils.runs.columns import (
     MEASURED,
     MODELLED_ENERGIES,
 )
+from dsnn_utils.runs.table import to_python
 from dsnn_utils.search.space import to_spec
-from dsnn_utils.shift.conversion import convert_to_shift, shiftable_layers
-from dsnn_utils.shift.layers import ShiftSpec
+from dsnn_utils.shift.conversion import convert_to_integer, convert_to_shift, shiftable_layers
 from dsnn_utils.shift.models import MODELS, build_model
+from dsnn_utils.shift.specs import IntegerSpec, ShiftSpec
 from dsnn_utils.training.data import Dataset, take_fraction
 from dsnn_utils.training.loop import (
     PRECISIONS,
@@ -40,6 +45,7 @@ from dsnn_utils.training.loop import (
     seed_everything,
     train,
 )
+from dsnn_utils.training.networks import SavedNetwork, load_network, plain_copy, save_network
 
 TRAINING = ("optimizer", "lr", "momentum", "weight_decay", "batch_size", "epochs")
 
@@ -49,7 +55,10 @@ class Recipe:
     """What all trials of a search share.
 
     `published_init` starts shift layers from DeepShift's own random initialisation instead of the
-    plain network's initial weights. The other fields are arguments of `training.train`.
+    plain network's initial weights. `start_from` is the file of a trained network (`save_network`)
+    whose weights all trainings start from, whatever its number format, and `teacher` that of one
+    they learn from, `distillation` being its share in the loss; "{seed}" in a name is replaced by
+    the seed of the training. The other fields are arguments of `training.train`.
     Raises ValueError naming the field, its value and what is allowed.
     """
 
@@ -58,6 +67,9 @@ class Recipe:
     label_smoothing: float = 0.0
     augment: bool = True
     published_init: bool = False
+    start_from: str | None = None
+    teacher: str | None = None
+    distillation: float = 0.5
     precision: str = "auto"
     device: str = "auto"
 
@@ -65,18 +77,48 @@ class Recipe:
         for name, known in (("model", MODELS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             require_choice(name, getattr(self, name), known)
         require_bools(augment=self.augment, published_init=self.published_init)
-        smoothing = self.label_smoothing
+        smoothing, share = self.label_smoothing, self.distillation
         require(0 <= smoothing < 1, f"label_smoothing={smoothing!r}: must be in [0, 1)")
+        require(0 < share <= 1, f"distillation={share!r}: must be over 0 and at most 1")
+        require(
+            self.start_from is None or not self.published_init,
+            f"published_init=True: must be False with start_from={self.start_from!r}",
+        )
         resolve_device(self.device)
 
 
 def build_network(point: Mapping, dataset: Dataset, recipe: Recipe, seed: int) -> torch.nn.Module:
-    """The untrained network of a point: the plain network of `seed`, its last layers shifted."""
+    """The untrained network of a point: the plain network of `seed`, its last layers shifted.
+
+    Raises ValueError where the recipe's `start_from` is no file or that of another network.
+    """
     seed_everything(seed)
     plain = build_model(recipe.model, dataset.num_classes, dataset.in_channels)
-    return convert_to_shift(
-        plain, point["shift_depth"], to_spec(point), keep_weights=not recipe.published_init
+    if recipe.start_from is not None:
+        plain = plain_copy(_load("start_from", recipe.start_from, dataset, recipe, seed))
+    spec = to_spec(point)
+    convert = convert_to_integer if isinstance(spec, IntegerSpec) else convert_to_shift
+    return convert(plain, point["shift_depth"], spec, keep_weights=not recipe.published_init)
+
+
+def check_files(recipe: Recipe, dataset: Dataset, seeds: Sequence[int]) -> None:
+    """ValueError unless the networks to start and to learn from are there for all seeds and fit."""
+    for name in ("start_from", "teacher"):
+        for seed in seeds if getattr(recipe, name) is not None else ():
+            _load(name, getattr(recipe, name), dataset, recipe, seed)
+
+
+def _load(name: str, path: str, dataset: Dataset, recipe: Recipe, seed: int) -> SavedNetwork:
+    path = path.replace("{seed}", str(seed))
+    require(Path(path).is_file(), f"{name}={path!r}: must be the file of a trained network")
+    saved = load_network(path)
+    fits = (saved.model, saved.classes) == (recipe.model, dataset.classes)
+    require(
+        fits,
+        f"{name}={path!r}: must be a {recipe.model} for the {dataset.num_classes} classes of "
+        f"{dataset.name}, is a {saved.model} for {len(saved.classes)}",
     )
+    return saved
 
 
 def depth_bound(dataset: Dataset, recipe: Recipe) -> int:
@@ -93,6 +135,7 @@ def run_trial(
     seed: int = 0,
     meter: EnergyMeter | None = None,
     test: bool = False,
+    checkpoint: str | Path | None = None,
 ) -> tuple[dict, torch.nn.Module, list[dict]]:
     """Train and evaluate the network of `point`; returns (row, network, training history).
 
@@ -102,6 +145,8 @@ def run_trial(
     emissions (gCO2eq) and water (L), empty where the reading cannot be trusted. `embodied_gco2eq`
     follows from the duration, with the assumptions of `footprint`. `test` adds the
     accuracy on the test set: for final evaluations only.
+    `checkpoint` is the file from which an interrupted training goes on, removed when it has ended.
+    Duration and measured energy are then those since it went on.
     A training that diverges gives status DIVERGED with the reason, not an exception.
     Raises ValueError for epochs below 1, besides what `train` raises.
     """
@@ -118,6 +163,9 @@ def run_trial(
         "energy_modelled_j_per_image": energy.energy_modelled_j_per_image,
         "energy_modelled_with_memory_j_per_image": energy.energy_modelled_with_memory_j_per_image,
     }
+    teacher = None
+    if recipe.teacher is not None:
+        teacher = _load("teacher", recipe.teacher, data, recipe, seed).network
     history: list[dict] = []
     with meter.measure() if meter else nullcontext() as measurement:
         try:
@@ -132,6 +180,9 @@ def run_trial(
                 device=recipe.device,
                 seed=seed,
                 on_epoch=history.append,
+                checkpoint=checkpoint,
+                teacher=teacher,
+                distillation=recipe.distillation,
             )
             last = history[-1]
             row |= {
@@ -151,6 +202,8 @@ def run_trial(
             row["energy_measured_method"] = f"untrusted: {measurement.reason}"
     if test and row["status"] == "SUCCESS":
         row["test_accuracy"] = evaluate(network, data.test, data, device=recipe.device)["accuracy"]
+    if checkpoint is not None:
+        Path(checkpoint).unlink(missing_ok=True)
     row["duration_s"] = time.perf_counter() - started
     row["embodied_gco2eq"] = embodied_emissions_gco2eq(row["duration_s"])
     return row, network, history
@@ -169,7 +222,10 @@ def energy_function(
     """
     require_choice("objective", objective, MODELLED_ENERGIES)
     names = shiftable_layers(model)
-    shifted = convert_to_shift(model, len(names), ShiftSpec("Q"))
+    converted = {
+        "shift": convert_to_shift(model, len(names), ShiftSpec("Q")),
+        "integer": convert_to_integer(model, len(names), IntegerSpec()),
+    }
 
     def by_layer(network: nn.Module) -> pd.Series:
         table = operation_counts(network, input_shape)
@@ -182,17 +238,30 @@ def energy_function(
     by_depth: dict[tuple, np.ndarray] = {}
 
     def energy_of(point: Mapping) -> float:
-        width = point["activation_integer_bits"] + point["activation_fraction_bits"]
-        key = (width, point["weight_bits"])
+        # Scales and the place of the binary point change no operation, and PS takes those of Q.
+        arithmetic = point.get("arithmetic", "shift")
+        integer_bits, fraction_bits = (point.get(name) or 0 for name in ACTIVATION_BITS)
+        key = (arithmetic, integer_bits + fraction_bits, point["weight_bits"])
         if key not in by_depth:
-            spec = ShiftSpec("Q", *(point[name] for name in FORMAT))  # PS takes the same operations
+            bits = {name: point.get(name) or 0 for name in FORMAT}
+            spec = IntegerSpec(**bits) if arithmetic == "integer" else ShiftSpec("Q", **bits)
             for name in names:
-                shifted.get_submodule(name).spec = spec
-            change = (by_layer(shifted) - plain).reindex(names, fill_value=0.0).to_numpy()
+                converted[arithmetic].get_submodule(name).spec = spec
+            counted = by_layer(converted[arithmetic])
+            change = (counted - plain).reindex(names, fill_value=0.0).to_numpy()
             by_depth[key] = plain.sum() + np.concatenate([[0.0], np.cumsum(change)])
         return float(by_depth[key][point["shift_depth"]])
 
     return energy_of
+
+
+def _short_name(point: Mapping, seed: int) -> str:
+    """A file name for a training: readable in front, and its own by the hash at its end."""
+    text = json.dumps(to_python(point), sort_keys=True)
+    kind = point.get("shift_type") or point.get("arithmetic", "")
+    depth, bits = point.get("shift_depth"), point.get("weight_bits")
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{kind}-depth{depth}-{bits}bit-{digest}-seed{seed}"
 
 
 @dataclass(frozen=True)
@@ -200,7 +269,9 @@ class TargetFunction:
     """`run_trial` with its data, recipe and meter fixed: what a search evaluates.
 
     `test` adds the accuracy on the test set (for final trainings, never in a search), `curve` the
-    validation accuracy after each epoch, as text with a blank between two epochs.
+    validation accuracy after each epoch, as text with a blank between two epochs. With a folder
+    `keep`, trainings interrupted in between go on where they were (its `checkpoints/`), and each
+    trained network is saved (in its `networks/`; the column `network` names the file).
     """
 
     dataset: Dataset
@@ -208,9 +279,21 @@ class TargetFunction:
     meter: EnergyMeter | None = None
     test: bool = False
     curve: bool = False
+    keep: Path | None = None
 
     def __call__(self, point: Mapping, seed: int) -> dict:
-        row, _, history = run_trial(point, self.dataset, self.recipe, seed, self.meter, self.test)
+        checkpoint, name = None, _short_name(point, seed)
+        if self.keep is not None:
+            checkpoint = self.keep / "checkpoints" / f"{name}.pt"
+        row, network, history = run_trial(
+            point, self.dataset, self.recipe, seed, self.meter, self.test, checkpoint
+        )
+        if self.keep is not None and row["status"] == "SUCCESS":
+            row["network"] = f"networks/{name}.safetensors"
+            facts = to_python({**point, "seed": seed, **row})
+            save_network(
+                network, self.keep / row["network"], self.dataset, self.recipe.model, facts
+            )
         if self.curve:
             accuracies = (f"{epoch['validation_accuracy']:.4f}" for epoch in history)
             row[CURVE] = " ".join(accuracies)

@@ -1,16 +1,20 @@
-"""From a plain network to a deep shift network: replace layers, starting at the output."""
+"""From a plain network to one of shift or integer layers: replaced starting at the output."""
 
 import copy
 from collections import Counter
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dsnn_utils.checks import check_integer
-from dsnn_utils.shift.layers import ShiftConv2d, ShiftLinear, ShiftSpec, check_spec
+from dsnn_utils.shift.integers import IntegerConv2d, IntegerLinear
+from dsnn_utils.shift.layers import ShiftConv2d, ShiftLinear
+from dsnn_utils.shift.specs import IntegerSpec, ShiftSpec, Spec, check_spec
 
 SHIFT_CLASS = {nn.Conv2d: ShiftConv2d, nn.Linear: ShiftLinear}
+INTEGER_CLASS = {nn.Conv2d: IntegerConv2d, nn.Linear: IntegerLinear}
 
 
 def shiftable_layers(model: nn.Module) -> list[str]:
@@ -21,7 +25,7 @@ def shiftable_layers(model: nn.Module) -> list[str]:
     nn.Conv2d and nn.Linear themselves count, since a subclass may compute something else. A layer
     registered twice is listed once.
     """
-    classes = {*SHIFT_CLASS, *SHIFT_CLASS.values()}
+    classes = {*SHIFT_CLASS, *SHIFT_CLASS.values(), *INTEGER_CLASS.values()}
     return [name for name, module in model.named_modules() if type(module) in classes][::-1]
 
 
@@ -49,28 +53,54 @@ def convert_to_shift(
     initialised, with a forward of their own (as set by hooks of some libraries), or, for PS, with a
     weight that another module has, too.
     """
+    check_spec(spec)
+    return _convert(model, shift_depth, spec, keep_weights, "shift_depth")
+
+
+def convert_to_integer(
+    model: nn.Module, depth: int, spec: IntegerSpec, keep_weights: bool = True
+) -> nn.Module:
+    """A copy of the model whose last `depth` layers are integer layers; the model is untouched.
+
+    The counterpart of `convert_to_shift`, to which it is the same in everything else.
+    """
+    check_spec(spec, IntegerSpec)
+    return _convert(model, depth, spec, keep_weights, "depth")
+
+
+def _convert(model: nn.Module, depth: int, spec: Spec, keep_weights: bool, name: str) -> nn.Module:
     names = shiftable_layers(model)
     why = f" (the model has {len(names)} shiftable layers)"
-    shift_depth = check_integer("shift_depth", shift_depth, 0, len(names), why)
-    check_spec(spec)
-    plain = [name for name in names[:shift_depth] if type(model.get_submodule(name)) in SHIFT_CLASS]
-    if shift_depth:
+    depth = check_integer(name, depth, 0, len(names), why)
+    plain = [name for name in names[:depth] if type(model.get_submodule(name)) in SHIFT_CLASS]
+    if depth:
         _check_layers(model)
-    for name in plain:
-        _check_layer(name, model.get_submodule(name))
-    if spec.shift_type == "PS":
-        _check_not_tied(model, plain)
+    return convert_layers(model, dict.fromkeys(plain, spec), keep_weights)
 
+
+def convert_layers(
+    model: nn.Module, specs: Mapping[str, Spec], keep_weights: bool = True
+) -> nn.Module:
+    """A copy of the model with these plain layers converted, each to its own number format.
+
+    Raises ValueError as `convert_to_shift` does.
+    """
+    for name in specs:
+        _check_layer(name, model.get_submodule(name))
+    _check_not_tied(
+        model, [n for n, spec in specs.items() if getattr(spec, "shift_type", 0) == "PS"]
+    )
     result = copy.deepcopy(model)
-    for name in plain:
+    for name, spec in specs.items():
         layer = result.get_submodule(name)
         # The layer stays the same object, so all references to it stay right: a layer used twice,
         # or a model that is itself a single layer.
-        layer.__class__ = SHIFT_CLASS[type(layer)]
+        classes = INTEGER_CLASS if isinstance(spec, IntegerSpec) else SHIFT_CLASS
+        layer.__class__ = classes[type(layer)]
         layer.adopt_spec(spec)
         if not keep_weights:
             layer.reset_parameters()
-    if plain:
+    if specs:
         _close_fused_paths(result)
     return result
 
@@ -79,8 +109,8 @@ def convert_to_shift(
 def effective_weights(model: nn.Module) -> Tensor:
     """The weights that the model's `shiftable_layers` compute with, in their order, as one row.
 
-    Signed powers of two (or 0) for shift layers, the weights themselves for plain ones. A copy, on
-    the CPU, to look at.
+    Signed powers of two (or 0) for shift layers, integers times a step for integer layers, the
+    weights themselves for plain ones. A copy, on the CPU, to look at.
     """
     layers = [model.get_submodule(name) for name in shiftable_layers(model)]
     weights = [x.effective_weight() if hasattr(x, "spec") else x.weight for x in layers]

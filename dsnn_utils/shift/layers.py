@@ -1,70 +1,19 @@
 """Convolution and linear layers whose weights are powers of two: multiplying is shifting bits."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-from dsnn_utils.checks import check_integer, require_choice
-from dsnn_utils.shift.quantization import fixed_point, quantize_ps, quantize_q
-
-SHIFT_TYPES = ("Q", "PS")
-ROUNDINGS = ("deterministic", "stochastic")
+from dsnn_utils.shift.activations import QuantizedLayer
+from dsnn_utils.shift.quantization import power_of_two_scale, quantize_ps, quantize_q
+from dsnn_utils.shift.specs import ShiftSpec, check_spec
 
 
-@dataclass(frozen=True)
-class ShiftSpec:
-    """How a shift layer stores and rounds its numbers. The defaults are the published ones.
-
-    shift_type              "Q": a real weight, rounded to a power of two in the forward pass;
-                            "PS": a real exponent and a real sign, each rounded
-    weight_bits             2..8; sets the smallest power of two, see `shift_range`
-    activation_integer_bits, activation_fraction_bits
-                            2..32 and 0..32; fixed-point format of the layer's input and bias
-    rounding                "deterministic", or "stochastic": weights are rounded at random while
-                            training (evaluation is always deterministic)
-
-    NumPy integers and strings are accepted and stored as Python's.
-    Raises ValueError naming the field, the value and what is allowed.
-    """
-
-    shift_type: str = "PS"
-    weight_bits: int = 5
-    activation_integer_bits: int = 16
-    activation_fraction_bits: int = 16
-    rounding: str = "deterministic"
-
-    def __post_init__(self):
-        for name, allowed in (("shift_type", SHIFT_TYPES), ("rounding", ROUNDINGS)):
-            require_choice(name, getattr(self, name), allowed)
-            self._set(name, str(getattr(self, name)))
-        for name, low, high in (
-            ("weight_bits", 2, 8),
-            ("activation_integer_bits", 2, 32),
-            ("activation_fraction_bits", 0, 32),
-        ):
-            self._set(name, check_integer(name, getattr(self, name), low, high))
-
-    def _set(self, name, value):
-        object.__setattr__(self, name, value)  # the dataclass is frozen
-
-    @property
-    def shift_range(self) -> tuple[int, int]:
-        """Smallest and largest exponent. PS gives up one power to have a code for zero."""
-        return -(2 ** (self.weight_bits - 1)) + (1 if self.shift_type == "Q" else 2), 0
-
-
-def check_spec(spec) -> None:
-    """ValueError unless `spec` is a ShiftSpec."""
-    if not isinstance(spec, ShiftSpec):
-        raise ValueError(f"spec={spec!r}: must be a ShiftSpec")
-
-
-class _ShiftLayer(nn.Module):
+class _ShiftLayer(QuantizedLayer):
     """What ShiftConv2d and ShiftLinear share; comes before nn.Conv2d or nn.Linear in their bases.
 
     Parameters: `weight` (Q) or `shift` and `sign` (PS), each of the plain layer's weight shape, and
-    `bias`. Forward: op(fx(x), W) + fx(bias), fx being `fixed_point`.
+    `bias`. Forward: op(fx(x), W) + fx(bias), fx being `fixed_point`. PS with a scale of the weights
+    has it in the buffer `weight_scale`.
     """
 
     spec: ShiftSpec
@@ -73,15 +22,20 @@ class _ShiftLayer(nn.Module):
         """Make a plain layer's parameters those of a shift layer, at the same weights.
 
         PS: shift = log2|w| within the shift range, unrounded, and sign = sgn(w); a weight of 0 gets
-        sign 0 and the lowest shift.
+        sign 0 and the lowest shift. With a scale s, shift = log2|w / s|.
         """
         check_spec(spec)
-        self.spec = spec
+        self.adopt_activations(spec)
         if spec.shift_type == "PS":
             weight = self.weight
             del self.weight
             with torch.no_grad():
-                shift = weight.abs().log2().clamp(*spec.shift_range)
+                scaled = weight
+                if spec.weight_scale != "none":
+                    # Kept as it is from here on: the exponents are what is trained.
+                    self.register_buffer("weight_scale", self._scale_of(weight))
+                    scaled = weight / self.weight_scale
+                shift = scaled.abs().log2().clamp(*spec.shift_range)
                 self.shift = nn.Parameter(shift, weight.requires_grad)
                 self.sign = nn.Parameter(weight.sign(), weight.requires_grad)
 
@@ -108,16 +62,24 @@ class _ShiftLayer(nn.Module):
         low, _ = self.spec.shift_range
         stochastic = self.training and self.spec.rounding == "stochastic"
         if self.spec.shift_type == "Q":
-            return quantize_q(self.weight, low, stochastic)
-        return quantize_ps(self.shift, self.sign, low, stochastic)
+            return quantize_q(self.weight, low, stochastic, self.scale())
+        weight = quantize_ps(self.shift, self.sign, low, stochastic)
+        return weight if self.scale() is None else weight * self.scale()
 
-    def _fixed_point(self, x: Tensor) -> Tensor:
-        """x in the layer's activation format."""
-        spec = self.spec
-        return fixed_point(x, spec.activation_integer_bits, spec.activation_fraction_bits)
+    def scale(self) -> Tensor | None:
+        """The power of two that the weights are multiples of, to be broadcast; None without."""
+        if self.spec.weight_scale == "none":
+            return None
+        return self._scale_of(self.weight) if self.spec.shift_type == "Q" else self.weight_scale
 
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, {self.spec}"
+    def _scale_of(self, weight: Tensor) -> Tensor:
+        low, _ = self.spec.shift_range
+        return power_of_two_scale(weight, low, self.spec.weight_scale == "channel")
+
+    def weight_unit(self) -> Tensor | float:
+        """The smallest power of two of the weights, one for each output channel or for all."""
+        scale, lowest = self.scale(), 2.0 ** self.spec.shift_range[0]
+        return lowest if scale is None else scale.flatten() * lowest
 
 
 class ShiftConv2d(_ShiftLayer, nn.Conv2d):
@@ -146,8 +108,8 @@ class ShiftConv2d(_ShiftLayer, nn.Conv2d):
             self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self._fixed_point(self.bias)
-        return self._conv_forward(self._fixed_point(x), self.effective_weight(), bias)
+        x = self.quantize_input(x)
+        return self._conv_forward(x, self.effective_weight(), self.quantize_bias())
 
 
 class ShiftLinear(_ShiftLayer, nn.Linear):
@@ -168,5 +130,5 @@ class ShiftLinear(_ShiftLayer, nn.Linear):
             self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self._fixed_point(self.bias)
-        return nn.functional.linear(self._fixed_point(x), self.effective_weight(), bias)
+        x = self.quantize_input(x)
+        return nn.functional.linear(x, self.effective_weight(), self.quantize_bias())

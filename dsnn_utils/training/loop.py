@@ -9,6 +9,7 @@ import math
 import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,13 +17,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from dsnn_utils.checks import check_integer, check_number, is_number, require, require_choice
+from dsnn_utils.shift.activations import check_fitted, fitting
 from dsnn_utils.shift.layers import ShiftConv2d, ShiftLinear
 from dsnn_utils.shift.modes import denormals_flushed, eval_mode
+from dsnn_utils.training.checkpoints import Checkpoint
 from dsnn_utils.training.data import Dataset
 from dsnn_utils.training.images import ImageSet
 
 SCHEDULES = ("one_cycle", "constant")
 PRECISIONS = ("auto", "float32", "bfloat16")
+DISTILLATION_TEMPERATURE = 4.0
+FIT_EVERY = 16  # steps between two looks at the activations of layers with a fitted format
 
 
 class Diverged(RuntimeError):
@@ -89,6 +94,9 @@ def train(
     device: str | torch.device = "auto",
     seed: int = 0,
     on_epoch: Callable[[dict], None] | None = None,
+    checkpoint: str | Path | None = None,
+    teacher: nn.Module | None = None,
+    distillation: float = 0.5,
 ) -> list[dict]:
     """Train ``model`` in place on ``dataset.train`` and return its history.
 
@@ -108,11 +116,22 @@ def train(
     hardware computes in it and float32 elsewhere. A last batch of a single image is left out:
     batch normalisation has no variance to offer for it.
 
+    With a ``teacher``, a trained network, the loss is (1 - d) cross entropy + d T^2 KL(teacher,
+    model), the logits of both divided by T = 4 in the second term (Hinton et al., 2015, arXiv
+    1503.02531), d being ``distillation``.
+
     The same seed on the same CPU and thread count gives the same weights and history. The global
     generators are seeded (stochastic rounding draws from them).
 
-    Raises ValueError for a bad argument, Diverged for a loss that is not finite.
+    With ``checkpoint``, a file, all that the training needs to go on is kept there after each
+    epoch. Called again with the same arguments it goes on from there and ends with the same bits as
+    a training that was never interrupted; ``on_epoch`` is called for the earlier epochs as well.
+
+    Raises ValueError for a bad argument, and for a checkpoint of another training or one that
+    cannot be read; Diverged for a loss that is not finite.
     """
+    others = ("model", "dataset", "on_epoch", "checkpoint", "device", "teacher", "distillation")
+    training = {name: value for name, value in locals().items() if name not in others}
     require_choice("optimizer", optimizer, OPTIMIZERS)
     require_choice("schedule", schedule, SCHEDULES)
     require_choice("precision", precision, PRECISIONS)
@@ -128,6 +147,9 @@ def train(
         return []
 
     normalise = _place(model, dataset, device)
+    if teacher is not None:
+        _place(teacher, dataset, device)
+        teacher.eval()
     seed_everything(seed)
     generator = torch.Generator().manual_seed(seed)  # batches do not depend on the model's draws
     data, validation = (
@@ -145,8 +167,16 @@ def train(
     # Reading the loss makes a GPU wait for it: there, only now and then.
     check_every = 1 if device.type == "cpu" else 50
 
-    history = []
-    for epoch in range(1, epochs + 1):
+    history: list[dict] = []
+    kept = None
+    if checkpoint is not None:
+        training |= {"dataset": dataset.name, "train_images": len(data)}
+        training |= {"distillation": None if teacher is None else distillation}
+        kept = Checkpoint(Path(checkpoint), training, model, updates, scheduler, generator)
+        history = kept.restore()
+        for row in history if on_epoch is not None else ():
+            on_epoch(row)
+    for epoch in range(len(history) + 1, epochs + 1):
         started = time.perf_counter()
         total_loss = torch.zeros((), dtype=torch.float64, device=device)
         correct = torch.zeros((), dtype=torch.int64, device=device)
@@ -156,9 +186,14 @@ def train(
         for step, indices in enumerate(batches, start=1):
             images = _batch(data.images, indices, dataset.flip, generator if augment else None)
             labels = data.labels[indices.to(device)]
-            with autocast:
-                logits = model(normalise(images))
+            pixels = normalise(images)
+            with autocast, fitting(model, now=step % FIT_EVERY == 1):
+                logits = model(pixels)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
+            if teacher is not None:
+                with autocast, torch.no_grad():
+                    wanted = teacher(pixels)
+                loss = loss.lerp(_distillation_loss(logits, wanted), distillation)
             total_loss += loss.detach() * len(labels)
             correct += (logits.detach().argmax(1) == labels).sum()
             seen += len(labels)
@@ -185,9 +220,20 @@ def train(
                 "duration_s": time.perf_counter() - started,
             }
         )
+        if kept is not None:
+            kept.write(history)
         if on_epoch is not None:
             on_epoch(history[-1])
     return history
+
+
+def _distillation_loss(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """How far the softened predictions are from those of the teacher, in nats times T^2."""
+    soft, target = (
+        F.log_softmax(part.float() / DISTILLATION_TEMPERATURE, dim=1) for part in (logits, wanted)
+    )
+    divergence = F.kl_div(soft, target, reduction="batchmean", log_target=True)
+    return DISTILLATION_TEMPERATURE**2 * divergence
 
 
 @torch.no_grad()
@@ -207,6 +253,7 @@ def evaluate(
     check_integer("batch_size", batch_size, 1)
     require(len(images) > 0, "images: must hold at least one image")
     device = resolve_device(device)
+    check_fitted(model)
     normalise = _place(model, dataset, device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)

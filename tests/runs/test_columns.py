@@ -7,6 +7,7 @@ import pytest
 from dsnn_utils.energy import Measurement, ModelledEnergy
 from dsnn_utils.runs import (
     COLUMNS,
+    EXTENSIONS,
     HYPERPARAMETERS,
     MEASURED,
     MODELLED_ENERGIES,
@@ -45,7 +46,9 @@ def test_every_objective_carries_its_unit_in_its_name():
 
 def test_columns_are_named_as_the_code_that_fills_them_names_them():
     assert len(set(COLUMNS)) == len(COLUMNS)
-    assert set(HYPERPARAMETERS) == {*dsnn_space(20, 5, 1), "data_fraction"}
+    spaces = [dsnn_space(20, 5, 1, space=space) for space in ("extended", "integer")]
+    assert set(HYPERPARAMETERS) == {*spaces[0], *spaces[1], "data_fraction"}
+    assert set(HYPERPARAMETERS) - {*dsnn_space(20, 5, 1), "data_fraction"} == set(EXTENSIONS)
     assert set(MODELLED_ENERGIES) <= {field.name for field in fields(ModelledEnergy)}
     assert set(MEASURED) <= {field.name for field in fields(Measurement)}
     assert {*HYPERPARAMETERS, *MODELLED_ENERGIES, *MEASURED, *OBJECTIVES} <= set(COLUMNS)

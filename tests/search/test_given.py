@@ -10,7 +10,7 @@ from scipy import stats
 
 from dsnn_utils import plots
 from dsnn_utils.analysis import learning_curves, summarise_points
-from dsnn_utils.runs import read_trials
+from dsnn_utils.runs import EXTENSIONS, read_trials
 from dsnn_utils.runs.columns import COMPUTE_ENERGY
 from dsnn_utils.search import (
     complete_points,
@@ -47,16 +47,35 @@ POINTS = complete_points([{"label": "default"}, {"shift_depth": 0}, {"shift_dept
 
 def test_points_are_completed_with_the_default():
     default, plain, seven = POINTS
-    assert default == published_default(20, 4) | {"data_fraction": 1.0, "label": "default"}
+    published = published_default(20, 4) | EXTENSIONS
+    assert default == published | {"data_fraction": 1.0, "label": "default"}
     assert (plain["shift_depth"], seven["shift_depth"], plain["label"]) == (0, 7, "given")
     (adam,) = complete_points([{"optimizer": "Adam", "epochs": 9}], 20, 4)
     assert "momentum" not in adam and adam["epochs"] == 9
+
+
+def test_fitted_formats_and_integers_are_completed_with_what_they_have():
+    width, both, integer = complete_points(
+        [
+            {"activation_format": "fitted", "activation_integer_bits": 4},
+            {"activation_format": "fitted", "activation_fraction_bits": 2},
+            {"arithmetic": "integer"},
+        ],
+        20,
+        4,
+    )
+    assert [p["activation_fraction_bits"] for p in (width, both, integer)] == [0, 2, 16]
+    assert integer["weight_scale"] == "channel" and not {"shift_type", "rounding"} & integer.keys()
 
 
 @pytest.mark.parametrize(
     ("point", "message"),
     [
         ({"width": 2}, "points: 'width': must be one of"),
+        ({"arithmetic": "float"}, "arithmetic='float': must be one of"),
+        ({"arithmetic": "integer", "shift_type": "Q"}, "shift_type='Q': must be left out"),
+        ({"arithmetic": "integer", "weight_scale": "none"}, "weight_scale='none': must be in"),
+        ({"weight_scale": "row"}, "points: weight_scale='row': must be in"),
         ({"weight_bits": 1}, "points: weight_bits=1: must be in"),
         ({"shift_depth": 21}, "points: shift_depth=21: must be in"),
         ({"shift_depth": -1}, "points: shift_depth=-1: must be in"),
