@@ -1,6 +1,6 @@
 # make demo   install, run every notebook on a small built-in data set, write runs/demo/report
 # make test   install, run the tests
-# make report RUN=runs/x   write what there is to know about a run to runs/x/report/run.html
+# make report RUN=runs/x   write what notebook 4 says about a run to runs/x/report/run.html
 #
 # Both install into the active environment (venv or conda); without one they create .venv here.
 # conda's base environment does not count: it is not this project's.

@@ -34,8 +34,6 @@ body {{ font-family: sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0
 table {{ border-collapse: collapse; margin: 1rem 0 }}
 th, td {{ padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ccc }}
 td:first-child, th:first-child {{ text-align: left }}
-div {{ overflow-x: auto }}
-img {{ max-width: 100% }}
 </style></head>
 <body><h1>{title}</h1>
 {body}
@@ -76,12 +74,25 @@ class _Exporter(HTMLExporter):
         return MarkdownWithMath(renderer=renderer).render(source)
 
 
-def write_html(notebook: Path, page: Path, images: Path) -> None:
-    """Write `notebook` as one self-contained HTML page; local images are looked up in `images`."""
-    resources = {"metadata": {"name": notebook.stem, "path": str(images)}}
-    exporter = _Exporter(raw_template=_PAGE)
+def write_html(notebook: Path, page: Path, images: Path, title: str | None = None) -> None:
+    """Write `notebook` as one self-contained HTML page; local images are looked up in `images`.
+
+    With a `title` the page is a report: that title stands in place of the opening cell, and code,
+    prompts and the cells tagged `notebook-only` are left out.
+    """
+    content, report = nbformat.read(notebook, as_version=4), title is not None
+    if report:
+        shown = [c for c in content.cells[1:] if "notebook-only" not in c.metadata.get("tags", [])]
+        content.cells = [nbformat.v4.new_markdown_cell(f"# {html.escape(title)}"), *shown]
+    resources = {"metadata": {"name": title or notebook.stem, "path": str(images)}}
+    exporter = _Exporter(
+        raw_template=_PAGE,
+        exclude_input=report,
+        exclude_input_prompt=report,
+        exclude_output_prompt=report,
+    )
     exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # last state of bars
-    text, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4), resources)
+    text, _ = exporter.from_notebook_node(content, resources)
     text = re.sub(r'href="(\w+)\.ipynb', r'href="\1.html', text)  # links between the notebooks
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(text, encoding="utf-8")

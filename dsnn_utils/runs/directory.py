@@ -196,7 +196,7 @@ def read_settings(run_dir: str | Path) -> dict:
     """
     path = Path(run_dir) / "search.json"
     if not path.exists():
-        raise FileNotFoundError(f"run_dir={str(run_dir)!r}: must be the directory of a search")
+        raise FileNotFoundError(f"run_dir={str(run_dir)!r}: must hold the search.json of a search")
     info = json.loads(path.read_text())
     return info.get("runs", [info])[0]["settings"]
 

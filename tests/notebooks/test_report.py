@@ -1,28 +1,84 @@
-"""The report of a run: one page that opens offline, from a run directory in any state."""
+"""The report of a run: notebook 4 as one page that opens offline, for runs rich and poor.
 
+Executing the notebook takes half a minute, so it is done twice, and the tests look at the pages.
+"""
+
+import io
 import json
 import re
 import shutil
 from base64 import b64decode
+from contextlib import redirect_stdout
 from hashlib import sha256
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from dsnn_utils import analysis, report, runs
+from dsnn_utils import report
 from dsnn_utils.paths import project_root
-from dsnn_utils.runs import read_trials
 
 DEMO = project_root() / "figures" / "demo"
 MAX_BYTES = 5_000_000
-LOADS = re.compile(r"<script|<link|(?:src|href)\s*=\s*[\"'](?!data:)|url\(|@import", re.I)
+LOADS = re.compile(
+    r"<script|<link|(?:src|href)\s*=\s*[\"'](?!data:|#)|url\((?!data:)|@import", re.I
+)
+CHOSEN = 13  # not the knee
 
 
-@pytest.fixture
-def run(tmp_path):
-    folder = tmp_path / "a run"
-    shutil.copytree(DEMO, folder)
+def copy_run(folder: Path, trials: pd.DataFrame) -> Path:
+    folder.mkdir()
+    trials.to_csv(folder / "trials.csv", index=False)
+    shutil.copy(DEMO / "search.json", folder)
     return folder
+
+
+def write_results(run: Path, trials: pd.DataFrame) -> None:
+    """As notebook 4 leaves them, with tests of a network that another rule than `knee` takes."""
+    results = json.loads((DEMO / "results.json").read_text())
+    results["trials_sha256"] = [sha256((run / "trials.csv").read_bytes()).hexdigest()]
+    results["chosen"]["trial"] = CHOSEN
+    results["rule"] = "energy_budget"
+    results["energy_budget"] = trials.loc[CHOSEN, "energy_modelled_j_per_image"]
+    (run / "results.json").write_text(json.dumps(results))
+
+
+def write_report(run: Path) -> str:
+    shown = io.StringIO()
+    with redirect_stdout(shown):
+        assert report.main([str(run)]) == 0
+    page = run / "report" / "run.html"
+    assert str(page) in shown.getvalue()
+    return page.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def rich(tmp_path_factory):
+    """A run with failures, promotions and results, and its page."""
+    trials = pd.read_csv(DEMO / "trials.csv", dtype={"reason": object})
+    trials.loc[[3, 5], ["status", "reason", "loss"]] = ["DIVERGED", "loss <inf> & more", None]
+    deep = trials[trials["shift_depth"] == 19]
+    shallow = deep.assign(
+        trial=range(len(trials), len(trials) + len(deep)),
+        shift_depth=5,
+        energy_modelled_j_per_image=9e-6,
+    )
+    trials = pd.concat([trials, shallow], ignore_index=True)
+    run = copy_run(tmp_path_factory.mktemp("runs") / "a <run>", trials)
+    write_results(run, trials)
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    page = write_report(run)
+    # It leaves the run as it was: results of trainings are not those of a report to replace.
+    assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+    assert [path.name for path in (run / "report").iterdir()] == ["run.html"]
+    return run, page
+
+
+@pytest.fixture(scope="module")
+def poor(tmp_path_factory):
+    """The page of a run of two trials, neither of them the published default."""
+    trials = pd.read_csv(DEMO / "trials.csv")[20:22]
+    return write_report(copy_run(tmp_path_factory.mktemp("runs") / "poor", trials))
 
 
 def images(page: str) -> list[str]:
@@ -30,84 +86,89 @@ def images(page: str) -> list[str]:
     return [b64decode(source).decode() for source in sources]
 
 
-def test_report_is_one_small_page_that_loads_nothing(run, capsys):
-    assert report.main([str(run)]) == 0
-    path = run / "report" / "run.html"
-    page = path.read_text(encoding="utf-8")
-    assert str(path) in capsys.readouterr().out
-    assert path.stat().st_size < MAX_BYTES
+def test_report_is_one_small_page_that_loads_nothing_and_shows_no_code(rich):
+    run, page = rich
+    assert (run / "report" / "run.html").stat().st_size < MAX_BYTES
     assert not LOADS.search(page)
-    drawings = images(page)
-    assert len(drawings) == 6 and page.count("No figure") == 1
-    assert (
-        "must have a pair of configurations, both tried at the same two depths" in page
-    )  # nothing was promoted
+    assert all("http" not in ref for ref in re.findall(r'href="([^"]*)"', "\n".join(images(page))))
+    assert "plots.plot_front" not in page and "run_dir: str" not in page
+    body = page.partition("<body")[2]  # the style sheet before it knows prompts
+    assert "In&nbsp;[" not in body and "Out[" not in body and "What stays" not in body
+
+
+def test_every_figure_is_drawn(rich):
+    drawings = images(rich[1])
+    assert len(drawings) == 12 and "No figure" not in rich[1]
     text = "\n".join(drawings)
-    for label in ("Pareto front", "Hypervolume", "Importance", "Inferences"):
+    for label in ("Pareto front", "Hypervolume", "Importance", "Inferences", "Right promotions"):
         assert label in text
     assert "start" in text and "Shift depth" in text  # ablation path, partial dependence
-    assert all("http" not in ref for ref in re.findall(r'href="([^"]*)"', text))
-    results = json.loads((run / "results.json").read_text())
-    assert f"Trial {results['chosen']['trial']} of seed 0" in page
+
+
+def test_the_chosen_solution_and_its_tests_are_those_of_the_results(rich):
+    assert f"trial {CHOSEN} of seed 0, taken by the rule energy_budget" in rich[1]
+    assert "results kept" in rich[1] and "99.025" in rich[1]
+
+
+def test_how_it_was_made_with_failures_counted_and_text_escaped(rich):
+    run, page = rich
+    assert "Run a &lt;run&gt;</h1>" in re.sub("<a .*?</a>", "", page)
+    assert "2 of them failed" in page and "loss &lt;inf&gt; &amp; more" in page
     info = json.loads((run / "search.json").read_text())
-    for value in (
-        info["versions"]["smac"],
-        info["hardware"]["cpu"],
-        "one_cycle",
-        "No trial failed",
-    ):
+    for value in (info["versions"]["smac"], info["hardware"]["cpu"], "one_cycle"):
         assert value in page
 
 
-def test_promotions_are_drawn_where_configurations_were_promoted(tmp_path):
-    shutil.copytree(project_root() / "figures" / "cifar10_quick", tmp_path / "run")
-    page = report.write_run_report(tmp_path / "run").read_text(encoding="utf-8")
-    assert any("Right promotions" in drawing for drawing in images(page))
+def test_few_trials_give_sentences_in_place_of_figures(poor):
+    assert poor.count("No figure: ") == 4 and len(images(poor)) == 8
+    assert "at least 4 successful rows" in poor
+    assert "must have a pair of configurations, both tried at the same two depths" in poor
+    assert "no successful training of the published default" in poor
+    assert "0 of them failed" in poor and "taken by the rule knee" in poor
+    assert "no test accuracies" in poor
 
 
-def test_the_chosen_solution_is_that_of_the_results_if_they_are_of_this_table(run):
-    trials = read_trials(run)
-    other = analysis.pareto_front(trials).iloc[-1]
-    card = {"trial": int(other["trial"]), "seed": int(other["seed"])}
-    digest = sha256((run / "trials.csv").read_bytes()).hexdigest()
-    content = {"trials_sha256": [digest], "chosen": card, "rule": "energy_budget"}
-    (run / "results.json").write_text(json.dumps(content))
-    results, note = report._results_of(run)
-    row, rule = report._chosen(trials, results, runs.DEFAULT_OBJECTIVES)
-    assert (row["trial"], rule, note) == (other["trial"], "energy_budget", "")
-    trials.iloc[:-1].to_csv(run / "trials.csv", index=False)
-    results, note = report._results_of(run)
-    assert results == {} and note.startswith("results.json belongs to another table")
-    assert (
-        report._chosen(trials, results, runs.DEFAULT_OBJECTIVES)[0]["trial"]
-        == analysis.knee(trials)["trial"]
-    )
+def test_results_of_another_table_are_not_those_of_this_run(tmp_path):
+    trials = pd.read_csv(DEMO / "trials.csv")
+    run = copy_run(tmp_path / "run", trials)
+    assert report._recorded_choice(run) == {}
+    write_results(run, trials)
+    assert report._recorded_choice(run)["rule"] == "energy_budget"
+    trials[:-1].to_csv(run / "trials.csv", index=False)
+    assert report._recorded_choice(run) == {}
 
 
-def test_failures_are_counted_and_names_are_escaped(run):
-    (run / "search.json").unlink()
-    (run / "results.json").unlink()
-    trials = pd.read_csv(run / "trials.csv")
-    trials["reason"] = trials["reason"].astype(object)
-    trials.loc[[0, 5], ["status", "reason", "loss"]] = ["DIVERGED", "loss <inf> & more", None]
-    trials.to_csv(run / "trials.csv", index=False)
-    page = report.write_run_report(run).read_text(encoding="utf-8")
-    assert "2 of them failed" in page and "loss &lt;inf&gt; &amp; more" in page
-    assert "the settings are unknown" in page and "Notebook 4 has not been run" in page
-
-
-def test_few_trials_give_sentences_in_place_of_figures(run):
-    (run / "results.json").unlink()
-    pd.read_csv(run / "trials.csv")[20:22].to_csv(run / "trials.csv", index=False)
-    page = report.write_run_report(run).read_text(encoding="utf-8")
-    assert page.count("No figure: ") == 4 and "at least 4 successful rows" in page
-    assert "published default" not in page.split("Chosen solution")[1].split("Layers and bits")[0]
-
-
-def test_a_directory_without_trials_is_one_clear_error(tmp_path, run, capsys):
-    assert report.main([str(tmp_path)]) == 1
-    assert "must be a run directory or a trials.csv" in capsys.readouterr().err
-    pd.read_csv(run / "trials.csv").assign(status="CRASHED").to_csv(run / "trials.csv", index=False)
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda run: (run / "trials.csv").unlink(), "must be a run directory or a trials.csv"),
+        (lambda run: (run / "search.json").unlink(), "must hold the search.json of a search"),
+        (
+            lambda run: replace_in(run / "trials.csv", "SUCCESS", "CRASHED"),
+            "at least one row with status SUCCESS",
+        ),
+        (
+            lambda run: replace_in(run / "search.json", '"digits"', '"no/such/folder"'),
+            "name_or_path='no/such/folder': must be one of digits",
+        ),
+    ],
+    ids=["no trials", "no settings", "no success", "no data"],
+)
+def test_what_is_missing_is_one_clear_error_before_a_kernel_starts(
+    damage, message, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(report, "run_notebook", lambda *_, **__: pytest.fail("a kernel started"))
+    run = copy_run(tmp_path / "run", pd.read_csv(DEMO / "trials.csv"))
+    damage(run)
     assert report.main([str(run)]) == 1
-    assert "at least one row with status SUCCESS" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and message in line
+
+
+def replace_in(path: Path, old: str, new: str) -> None:
+    path.write_text(path.read_text().replace(old, new))
+
+
+def test_a_run_directory_must_be_given(capsys):
     assert report.main([]) == 2
+    assert "usage:" in capsys.readouterr().err
