@@ -269,9 +269,9 @@ class TargetFunction:
     """`run_trial` with its data, recipe and meter fixed: what a search evaluates.
 
     `test` adds the accuracy on the test set (for final trainings, never in a search), `curve` the
-    validation accuracy after each epoch, as text with a blank between two epochs. With a folder
-    `keep`, trainings interrupted in between go on where they were (its `checkpoints/`), and each
-    trained network is saved (in its `networks/`; the column `network` names the file).
+    validation accuracy after each epoch, as text with a blank between two epochs. With a folder for
+    `checkpoints` a training that was interrupted goes on where it was, with one for `networks` each
+    trained network is saved in it, and the column `network` names the file.
     """
 
     dataset: Dataset
@@ -279,21 +279,19 @@ class TargetFunction:
     meter: EnergyMeter | None = None
     test: bool = False
     curve: bool = False
-    keep: Path | None = None
+    checkpoints: Path | None = None
+    networks: Path | None = None
 
     def __call__(self, point: Mapping, seed: int) -> dict:
-        checkpoint, name = None, _short_name(point, seed)
-        if self.keep is not None:
-            checkpoint = self.keep / "checkpoints" / f"{name}.pt"
+        name = _short_name(point, seed)
+        checkpoint = None if self.checkpoints is None else self.checkpoints / f"{name}.pt"
         row, network, history = run_trial(
             point, self.dataset, self.recipe, seed, self.meter, self.test, checkpoint
         )
-        if self.keep is not None and row["status"] == "SUCCESS":
-            row["network"] = f"networks/{name}.safetensors"
-            facts = to_python({**point, "seed": seed, **row})
-            save_network(
-                network, self.keep / row["network"], self.dataset, self.recipe.model, facts
-            )
+        if self.networks is not None and row["status"] == "SUCCESS":
+            path, facts = self.networks / f"{name}.safetensors", {**point, "seed": seed, **row}
+            save_network(network, path, self.dataset, self.recipe.model, to_python(facts))
+            row["network"] = f"{path.parent.name}/{path.name}"
         if self.curve:
             accuracies = (f"{epoch['validation_accuracy']:.4f}" for epoch in history)
             row[CURVE] = " ".join(accuracies)

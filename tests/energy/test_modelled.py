@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from dsnn_utils import ShiftConv2d, ShiftLinear, ShiftSpec, convert_to_shift, shiftable_layers
 from dsnn_utils.energy import mac_pj, modelled_energy, operation_counts, operation_pj
 from dsnn_utils.energy.modelled import INTEGER_PJ
-from dsnn_utils.shift import MODELS, build_model
+from dsnn_utils.shift import MODELS, IntegerSpec, build_model, convert_to_integer
 
 PJ = 1e-12
 
@@ -84,6 +84,36 @@ def test_one_shift_convolution_by_hand():
     assert (conv.kind, conv.arithmetic, conv.macs, conv.width_bits) == ("conv", "shift", macs, 8)
     assert conv.energy_modelled_j_per_image == pytest.approx(macs * 0.124 * PJ)
     assert conv.memory_bits == 3 * 36 + 8 * (2 * 16 + 4 * 16)
+
+
+def test_an_integer_layer_is_priced_as_multiplications():
+    spec = IntegerSpec(3, activation_integer_bits=4, activation_fraction_bits=4)
+    layer = convert_to_integer(torch.nn.Linear(10, 5), 1, spec)
+    convert, linear = operation_counts(layer, (10,)).itertuples()
+    assert (linear.kind, linear.arithmetic, linear.macs) == ("linear", "integer", 50)
+    assert linear.energy_modelled_j_per_image == pytest.approx(50 * 0.3 * PJ)
+    assert linear.memory_bits == 3 * 50 + 8 * (10 + 5)
+    assert modelled_energy(layer, (10,)).shift_macs_per_image == 0
+
+
+@pytest.mark.parametrize(
+    "remedy",
+    [
+        {"weight_scale": "channel"},
+        {"activation_format": "fitted"},
+        {"activation_rounding": "nearest", "clipped_gradient": "zero"},
+    ],
+)
+@pytest.mark.parametrize("kind", [ShiftSpec, IntegerSpec])
+def test_what_makes_few_bits_hold_costs_no_operation(remedy, kind):
+    convert = convert_to_shift if kind is ShiftSpec else convert_to_integer
+    plain = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    bits = {"weight_bits": 3, "activation_integer_bits": 3, "activation_fraction_bits": 1}
+    before, after = (
+        operation_counts(convert(plain, 1, kind(**bits | extra)), (3, 8, 8))
+        for extra in ({}, remedy)
+    )
+    assert before.equals(after)
 
 
 def test_the_wider_of_activation_and_float_is_not_stored():

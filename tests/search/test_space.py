@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsnn_utils import ShiftSpec
-from dsnn_utils.runs.columns import MOMENTUM_OPTIMIZERS
+from dsnn_utils.runs.columns import EXTENSIONS, MOMENTUM_OPTIMIZERS
 from dsnn_utils.runs.table import to_python
 from dsnn_utils.search import dsnn_space, make_fidelity, published_default, space_table, to_spec
 
@@ -31,14 +31,30 @@ def test_the_default_is_the_published_one():
     assert to_spec(default) == ShiftSpec("PS", 5, 16, 16, "deterministic")
 
 
-def test_samples_respect_bounds_and_conditions_and_are_json_safe():
-    space = dsnn_space(20, epochs=10, min_epochs=2, seed=1)
+@pytest.mark.parametrize("name", ["published", "extended", "integer"])
+def test_samples_respect_bounds_and_conditions_and_are_json_safe(name):
+    space = dsnn_space(20, epochs=10, min_epochs=2, seed=1, space=name)
     for configuration in space.sample_configuration(200):
         point = to_python(configuration)
         assert json.loads(json.dumps(point)) == point
         assert ("momentum" in point) == (point["optimizer"] in MOMENTUM_OPTIMIZERS)
         assert 1 <= point["shift_depth"] <= 20 and 2 <= point["epochs"] <= 10
-        to_spec(point)  # a valid number format
+        fixed = point.get("activation_format", "fixed") == "fixed"
+        assert ("activation_fraction_bits" in point) == fixed
+        assert to_spec(point).arithmetic == ("integer" if name == "integer" else "shift")
+
+
+@pytest.mark.parametrize("name", ["published", "extended"])
+def test_the_default_of_either_space_of_shifts_is_the_published_one(name):
+    point = to_python(dsnn_space(20, space=name).get_default_configuration())
+    assert to_spec(point) == ShiftSpec()
+    assert published_default(20) == {"epochs": 100} | {n: point[n] for n in point if n not in
+                                                      EXTENSIONS}  # fmt: skip
+
+
+def test_an_unknown_space_is_refused():
+    with pytest.raises(ValueError, match="space='all': must be one of published, extended"):
+        dsnn_space(20, space="all")
 
 
 def test_the_same_seed_samples_the_same():

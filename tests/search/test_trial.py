@@ -10,20 +10,22 @@ from torch import nn
 
 from dsnn_utils import convert_to_shift
 from dsnn_utils.energy import EnergyMeter, modelled_energy
-from dsnn_utils.runs import COLUMNS
+from dsnn_utils.runs import COLUMNS, to_python
 from dsnn_utils.runs.columns import MODELLED_ENERGIES
 from dsnn_utils.search import (
     Recipe,
     TargetFunction,
     build_network,
+    check_files,
     depth_bound,
+    dsnn_space,
     energy_function,
     published_default,
     run_trial,
     to_spec,
 )
 from dsnn_utils.shift import build_model
-from dsnn_utils.training import evaluate, load_dataset, seed_everything, train
+from dsnn_utils.training import evaluate, load_dataset, load_network, seed_everything, train
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +161,42 @@ def test_energy_known_beforehand_is_that_of_the_converted_network():
             shifted = convert_to_shift(network, depth, to_spec(point))
             expected = getattr(modelled_energy(shifted, (1, 4, 4)), objective)
             assert energy_of(point | {"shift_depth": depth}) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("objective", MODELLED_ENERGIES)
+def test_energy_known_beforehand_is_that_of_the_network_in_every_space(digits, objective):
+    energy_of = TargetFunction(digits, RECIPE).energy_of(objective)
+    for space in ("published", "extended", "integer"):
+        for configuration in dsnn_space(20, 1, seed=4, space=space).sample_configuration(6):
+            point = to_python(configuration)
+            network = build_network(point, digits, RECIPE, seed=0)
+            expected = getattr(modelled_energy(network, (1, 8, 8)), objective)
+            assert energy_of(point) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_trial_leaves_a_network_and_the_next_starts_from_it(digits, tmp_path):
+    target = TargetFunction(
+        digits, RECIPE, checkpoints=tmp_path / "checkpoints", networks=tmp_path / "networks"
+    )
+    row = target(POINT, 3)
+    assert not list((tmp_path / "checkpoints").iterdir())
+    saved = load_network(tmp_path / row["network"])
+    assert saved.row["val_accuracy"] == row["val_accuracy"] and saved.row["seed"] == 3
+    path = str(tmp_path / row["network"]).replace("seed3", "seed{seed}")
+    recipe = Recipe(augment=False, precision="float32", start_from=path, teacher=path)
+    started = build_network(POINT | {"weight_bits": 8}, digits, recipe, seed=3)
+    assert torch.equal(started.linear.weight, saved.network.linear.weight)
+    assert started.linear.spec.weight_bits == 8
+    assert run_trial(POINT, digits, recipe, seed=3)[0]["loss"] < row["loss"]
+    check_files(recipe, digits, [3])
+    with pytest.raises(ValueError, match="start_from=.*seed4.*: must be the file of a trained"):
+        check_files(recipe, digits, [3, 4])
+    with pytest.raises(ValueError, match="must be a vgg19 for the 10 classes of digits"):
+        check_files(replace(recipe, model="vgg19"), digits, [3])
+    with pytest.raises(ValueError, match="published_init=True: must be False with start_from"):
+        replace(recipe, published_init=True)
+    with pytest.raises(ValueError, match="distillation=0: must be over 0 and at most 1"):
+        Recipe(distillation=0)
 
 
 def test_no_epochs_are_no_trial(digits):
