@@ -117,18 +117,18 @@ def reference_point(
         if name == "loss":
             worst = 1.0
         elif name in MODELLED_ENERGIES:
-            plain = rows.loc[rows["shift_depth"] == 0, name] if "shift_depth" in rows else []
+            plain = rows[rows["shift_depth"] == 0] if "shift_depth" in rows else rows[:0]
             if plain_energy_j_per_image is not None:
                 worst = plain_energy_j_per_image
             elif len(plain):
-                worst = plain.max()
+                worst = plain[name].max()
         if not (np.isfinite(worst) and worst > 0):
             raise ValueError(f"reference_point {name}={worst}: must be a positive finite number")
         reference[name] = float(worst)
     return reference
 
 
-def _relative(rows: pd.DataFrame, objectives: list[str], reference: Mapping | None) -> np.ndarray:
+def _relative(rows: pd.DataFrame, objectives: list[str], reference: Mapping) -> np.ndarray:
     missing = [name for name in objectives if name not in reference]
     if missing:
         raise ValueError(f"reference={dict(reference)}: must have a value for {missing}")

@@ -13,11 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dsnn_utils.checks import check_number
 from dsnn_utils.energy.emissions import grid_intensity_gco2eq_per_kwh
+
+if TYPE_CHECKING:  # a slow import, done where it is used
+    from codecarbon import OfflineEmissionsTracker
 
 MIN_DURATION_S = 0.5  # below this CodeCarbon's readings are dominated by their own resolution
 
@@ -82,7 +86,7 @@ class EnergyMeter:
         self.export_dir = None if export_dir is None else _writable_directory(export_dir)
         # Every setting that could reach the network, a file or a lock is given explicitly, as
         # CodeCarbon otherwise takes it from the environment or ~/.codecarbon.config.
-        self._settings = dict(
+        self._settings: dict[str, Any] = dict(
             country_iso_code=country,
             region=region,
             force_carbon_intensity_g_co2e_kwh=float(intensity),  # so it asks no service for it
@@ -95,9 +99,9 @@ class EnergyMeter:
             allow_multiple_runs=True,  # no lock file: neither workers nor dead processes block
             log_level="critical",
         )
-        self._tracker = None
-        self._tracker_pid = None
-        self._measuring_pid = None
+        self._tracker: OfflineEmissionsTracker | None = None
+        self._tracker_pid: int | None = None
+        self._measuring_pid: int | None = None
         self.method = "unknown"
         self.hardware = "unknown"
         self._failure = ""

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -64,7 +65,8 @@ def measure_inference(
     if not half_width_share > 0:
         raise ValueError(f"half_width_share={half_width_share}: must be over 0")
     batch = _batch_for(model, images, batch_size)
-    energies, failures = [], []
+    energies: list[float] = []
+    failures: list[str] = []
     with eval_mode(model):
         meter.start()
         _run_window(model, batch, min(window_s, 0.5))
@@ -100,7 +102,7 @@ def measure_inference(
 
 
 def take_readings(
-    networks: Mapping[object, nn.Module],
+    networks: Mapping[Any, nn.Module],
     images,
     meter: EnergyMeter,
     *,
@@ -137,8 +139,9 @@ def take_readings(
             joules, seconds = measurement.energy_measured_kwh * J_PER_KWH, measurement.duration_s
             results = joules / images_done, seconds / images_done, joules / seconds
             rows.append((name, window_s, number, *results, measurement.reason))
-    results = ["energy_measured_j_per_image", "duration_s_per_image", "power_measured_w"]
-    return pd.DataFrame(rows, columns=["network", "window_s", "round", *results, "reason"])
+    columns = ["network", "window_s", "round", "energy_measured_j_per_image"]
+    columns += ["duration_s_per_image", "power_measured_w", "reason"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def summarise_readings(readings: pd.DataFrame, by: str = "network") -> pd.DataFrame:

@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,6 +27,9 @@ from dsnn_utils.checks import check_integer, require_choice
 from dsnn_utils.runs.columns import BOOKKEEPING, HYPERPARAMETERS, STATUSES
 from dsnn_utils.runs.table import python_value
 from dsnn_utils.training.loop import Diverged
+
+if TYPE_CHECKING:  # a slow import, done where it is used
+    from distributed import Future
 
 POLL_S = 0.2  # how often lost workers, overdue trials and new workers are looked for
 CONNECT_S = 10.0  # for a scheduler to answer
@@ -169,8 +173,11 @@ class DaskWorkers:
             raise ValueError(
                 f"{self._where}: must be the address of a running Dask scheduler ({error})"
             ) from error
-        self._alive, self._ready, self._idle = set(), set(), []
-        self._flights, self._ended = {}, threading.Event()
+        self._alive: set[str] = set()
+        self._ready: set[str] = set()
+        self._idle: list[str] = []
+        self._flights: dict[Future, _Flight] = {}
+        self._ended = threading.Event()
         self._lonely_since = time.monotonic()
         self._oom_kills = _count_oom_kills()
         if scheduler is None:
@@ -310,7 +317,7 @@ def _count_oom_kills() -> int:
 
 # What runs on the workers, from here on.
 
-_received = {}  # what a worker process evaluates, by search
+_received: dict[str, Callable] = {}  # what a worker process evaluates, by search
 
 
 def _is_busy(dask_worker) -> bool:

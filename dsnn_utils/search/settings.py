@@ -96,14 +96,14 @@ class SearchSettings:
 
     def first_points(self) -> list[tuple[dict, str]]:
         """The points every strategy starts with, and their origin."""
-        default = {self.fidelity: self.levels.maximum}
+        default: dict = {self.fidelity: self.levels.maximum}
         default |= published_default(self.max_depth, self.epochs)
         rungs = self.levels.rungs(3 if self.strategy == "smac_mf_published" else self.eta)
         values = rungs[::-1]
         if default[self.fidelity] not in rungs:  # weight bits: it has 5
             values = [default[self.fidelity], *values]
         points = [(default | {self.fidelity: value}, "default") for value in values]
-        for point in (default | c for c in self.seed_configurations):
+        for point in (default | dict(c) for c in self.seed_configurations):
             if point["optimizer"] not in MOMENTUM_OPTIMIZERS:
                 del point["momentum"]
             points.append((point, "seed"))

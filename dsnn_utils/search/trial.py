@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -103,11 +104,14 @@ def run_trial(
     follows from the duration, with the assumptions of `footprint`. `test` adds the
     accuracy on the test set: for final evaluations only.
     A training that diverges gives status DIVERGED with the reason, not an exception.
-    Raises ValueError for epochs below 1, besides what `train` raises.
+    Raises ValueError for epochs below 1 and for `test` on a data set without a test part, besides
+    what `train` raises.
     """
     require(point.get("epochs", 1) != 0, "epochs=0: must be at least 1")
+    test_images = dataset.test if test else None
+    require(not test or test_images is not None, "test=True: must have a data set with a test part")
     started = time.perf_counter()
-    row = {"started_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    row: dict[str, Any] = {"started_at": datetime.now(UTC).isoformat(timespec="seconds")}
     data = take_fraction(dataset, point.get("data_fraction") or 1.0)
     network = build_network(point, data, recipe, seed)
     energy = modelled_energy(network, tuple(data.train.images.shape[1:]))
@@ -149,8 +153,9 @@ def run_trial(
         else:
             row |= dict.fromkeys(MEASURED)
             row["energy_measured_method"] = f"untrusted: {measurement.reason}"
-    if test and row["status"] == "SUCCESS":
-        row["test_accuracy"] = evaluate(network, data.test, data, device=recipe.device)["accuracy"]
+    if test_images is not None and row["status"] == "SUCCESS":
+        tested = evaluate(network, test_images, data, device=recipe.device)
+        row["test_accuracy"] = tested["accuracy"]
     row["duration_s"] = time.perf_counter() - started
     row["embodied_gco2eq"] = embodied_emissions_gco2eq(row["duration_s"])
     return row, network, history
@@ -187,7 +192,8 @@ def energy_function(
         if key not in by_depth:
             spec = ShiftSpec("Q", *(point[name] for name in FORMAT))  # PS takes the same operations
             for name in names:
-                shifted.get_submodule(name).spec = spec
+                layer = shifted.get_submodule(name)
+                layer.spec = spec  # type: ignore[assignment]  # torch's stub: no other attributes
             change = (by_layer(shifted) - plain).reindex(names, fill_value=0.0).to_numpy()
             by_depth[key] = plain.sum() + np.concatenate([[0.0], np.cumsum(change)])
         return float(by_depth[key][point["shift_depth"]])

@@ -50,7 +50,8 @@ class Dataset:
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        return tuple(self.train.images.shape[2:])
+        height, width = self.train.images.shape[2:]
+        return height, width
 
 
 def load_dataset(
@@ -179,7 +180,8 @@ def _load_torchvision(name: str, root: Path) -> tuple[list[str], ImageSet, Image
         images = torch.as_tensor(part.data)  # uint8, (N, H, W, 3) or (N, H, W)
         images = images.permute(0, 3, 1, 2) if images.ndim == 4 else images[:, None]
         sets.append(ImageSet(images.contiguous(), torch.as_tensor(part.targets)))
-    return list(parts[0].classes), *sets
+    train, test = sets
+    return list(parts[0].classes), train, test
 
 
 def _stratified_order(labels: torch.Tensor, seed: int) -> torch.Tensor:
@@ -188,11 +190,11 @@ def _stratified_order(labels: torch.Tensor, seed: int) -> torch.Tensor:
     The images of a class of n, shuffled, take the positions 0, 1/n, 2/n, ...; sorting all images
     by position, ties at random, mixes the classes in proportion.
     """
-    labels = labels.numpy()
-    random = np.random.default_rng(seed).random(len(labels))
-    position = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+    classes = labels.numpy()
+    random = np.random.default_rng(seed).random(len(classes))
+    position = np.empty(len(classes))
+    for label in np.unique(classes):
+        members = np.flatnonzero(classes == label)
         position[members[np.argsort(random[members])]] = np.arange(len(members)) / len(members)
     return torch.from_numpy(np.lexsort((random, position)))
 
