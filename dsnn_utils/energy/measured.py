@@ -28,9 +28,9 @@ MIN_DURATION_S = 0.5  # below this CodeCarbon's readings are dominated by their 
 
 @dataclass
 class Measurement:
-    """What :meth:`EnergyMeter.measure` found; complete once its ``with`` block is left.
+    """What `EnergyMeter.measure` found; complete once its `with` block is left.
 
-    If the reading is not ``trusted`` energy, emissions and water are NaN and ``reason`` says why.
+    If the reading is not `trusted` energy, emissions and water are NaN and `reason` says why.
     """
 
     energy_measured_kwh: float = math.nan
@@ -45,18 +45,18 @@ class Measurement:
 class EnergyMeter:
     """Measures with one CodeCarbon tracker that is started once and reused for every trial.
 
-    Offline: the grid is ``country`` (three-letter ISO code) and ``region``, or
-    ``carbon_intensity_gco2eq_per_kwh``. ``pue`` and ``wue_l_per_kwh`` as in CodeCarbon.
-    ``tracking_mode="process"`` counts this process and its children, so that two workers do not
+    Offline: the grid is `country` (three-letter ISO code) and `region`, or
+    `carbon_intensity_gco2eq_per_kwh`. `pue` and `wue_l_per_kwh` as in CodeCarbon.
+    `tracking_mode="process"` counts this process and its children, so that two workers do not
     count each other where the power comes from a CPU-load model (RAPL and NVML counters are
     machine-wide whatever is set, and the model's constant memory power counts once per worker).
     Without such counters CodeCarbon assumes powers: a share of the processor's by its load, and a
-    constant for memory (see ``hardware``). Such a reading says little more than the duration does.
+    constant for memory (see `hardware`). Such a reading says little more than the duration does.
     On several GPUs set CUDA_VISIBLE_DEVICES, or idle ones are counted too.
-    With ``export_dir`` each measurement also becomes a row of ``export_dir/emissions.csv`` in
+    With `export_dir` each measurement also becomes a row of `export_dir/emissions.csv` in
     CodeCarbon's format; give each worker a directory of its own.
 
-    Use as a context manager or call :meth:`close`. A meter can be pickled: the copy starts a
+    Use as a context manager or call `close`. A meter can be pickled: the copy starts a
     tracker of its own. Raises ValueError for an unknown country, region or number out of range;
     after that no failure of the tracker is raised, measurements say so instead.
     """
@@ -138,7 +138,7 @@ class EnergyMeter:
 
     @contextmanager
     def measure(self, label: str = "dsnn") -> Iterator[Measurement]:
-        """Measure the ``with`` block; exceptions of the block pass through, measured as well.
+        """Measure the `with` block; exceptions of the block pass through, measured as well.
 
         Measurements do not nest: an inner one is marked as not trusted.
         """

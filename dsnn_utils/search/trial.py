@@ -101,7 +101,7 @@ def run_trial(
     entropy (nats) and loss (validation error), modelled energy (J per image), duration (s) and
     status; with a `meter` also the measured energy of the training with its validation (kWh), its
     emissions (gCO2eq) and water (L), empty where the reading cannot be trusted. `embodied_gco2eq`
-    follows from the duration, with the assumptions of `footprint`. `test` adds the
+    follows from the duration, with the assumptions of `embodied_emissions_gco2eq`. `test` adds the
     accuracy on the test set: for final evaluations only.
     A training that diverges gives status DIVERGED with the reason, not an exception.
     Raises ValueError for epochs below 1 and for `test` on a data set without a test part, besides

@@ -31,7 +31,7 @@ class ImageSet:
         return len(self.labels)
 
     def __getitem__(self, indices) -> "ImageSet":
-        """The images at ``indices`` (a tensor of integers or a slice), as an ImageSet."""
+        """The images at `indices` (a tensor of integers or a slice), as an ImageSet."""
         return ImageSet(self.images[indices], self.labels[indices])
 
     def __repr__(self) -> str:
@@ -43,7 +43,7 @@ DECODING = 2  # changed with what is made of a file, so that older caches are de
 
 
 def _load_folder(path: Path, root: Path, image_size: int | None):
-    """Images of a directory or zip, from the cache under ``root`` as long as nothing changed."""
+    """Images of a directory or zip, from the cache under `root` as long as nothing changed."""
     zipped = path.is_file()
     files = [path] if zipped else _files_below(path)
     status = [(str(file.relative_to(path)), file.stat()) for file in files]
@@ -160,7 +160,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _resize(images: torch.Tensor, size: int) -> torch.Tensor:
-    """The central square of uint8 images (..., C, H, W), scaled to ``size`` pixels."""
+    """The central square of uint8 images (..., C, H, W), scaled to `size` pixels."""
     if images.shape[-2:] == (size, size):
         return images
     square = transforms.center_crop(images, [min(images.shape[-2:])])
