@@ -11,6 +11,8 @@ from dsnn_utils.runs.columns import ACTIVATION_BITS, CONFIGURATION, LOG_SCALED
 from dsnn_utils.runs.rows import successful
 from dsnn_utils.runs.table import json_value
 
+MORE_TRIALS = "run more trials (a larger n_trials continues a search)"
+
 
 def importance(
     trials: pd.DataFrame,
@@ -44,7 +46,8 @@ def importance(
         results.append(_fanova(run, names, objective, seed, optuna))
     if not results:
         raise ValueError(
-            f"trials: must have a {by} with at least 4 successful rows that differ in {objective}"
+            f"trials: must have at least 4 successful rows that differ in {objective} in one run "
+            f"(rows with the same {by}); {MORE_TRIALS}"
         )
     wide = pd.DataFrame(results).fillna(0.0)
     table = pd.DataFrame(
@@ -111,7 +114,8 @@ class _Surrogate:
         self.names = [n for n in ("shift_depth", *CONFIGURATION) if n in trials.columns]
         if len(self.rows) < 4 or self.rows[objective].nunique() < 2:
             raise ValueError(
-                f"trials: must have at least 4 successful rows that differ in {objective}"
+                f"trials: must have at least 4 successful rows that differ in {objective}; "
+                f"{MORE_TRIALS}"
             )
         self.numbers = [n for n in self.names if _is_number(self.rows[n])]
         features = self._encode(self.rows)
