@@ -87,8 +87,9 @@ def attainment(
     seen, total = rows[by].nunique(), trials[by].nunique()
     parts = []
     for percentile in percentiles:
+        # Rounding must not ask for one run more: 28 % of 25 runs are 7.000000000000001 as floats.
         needed = max(1, int(np.ceil(percentile / 100 * total - 1e-9)))
-        if needed > seen:
+        if needed > seen:  # nothing is attained by that many runs
             continue
         part = moocore.eaf(points, runs, percentiles=[100 * needed / seen])
         part[:, -1] = percentile
@@ -113,7 +114,7 @@ def reference_point(
     rows = successful(trials, objectives)
     reference = {}
     for name in objectives:
-        worst = 1.1 * rows[name].max()
+        worst = 1.1 * rows[name].max()  # at the worst value itself that trial would add nothing
         if name == "loss":
             worst = 1.0
         elif name in MODELLED_ENERGIES:
@@ -169,6 +170,7 @@ def hypervolume_over(
     require_columns(trials, ["trial", x, *by])
     objectives = check_objectives(objectives)
     reference = reference or reference_point(trials, objectives)
+    # Rows are found by their index, which several tables put together repeat.
     trials = trials.reset_index(drop=True)
     curves = []
     for key, run in trials.groupby(by, dropna=False, sort=True):

@@ -169,6 +169,7 @@ def break_even(
         check_number(name, value, 0)
     cost, cost_hw = search_energy_kwh * J_PER_KWH, search_half_width_kwh * J_PER_KWH
     saving = default_j_per_image - solution_j_per_image
+    # Separate readings have independent errors, which add in squares.
     saving_hw = math.hypot(default_half_width_j_per_image, solution_half_width_j_per_image)
     low, high = _fieller_interval(cost, cost_hw, saving, saving_hw)
     return BreakEven(
@@ -228,9 +229,10 @@ def _fieller_interval(a: float, a_hw: float, b: float, b_hw: float) -> tuple[flo
     quadratic, constant = b * b - b_hw * b_hw, a * a - a_hw * a_hw
     discriminant = (a * b) ** 2 - quadratic * constant
     if b > b_hw:
+        # Negative by rounding alone: with exact a and b it is a difference of equal numbers.
         root = math.sqrt(max(discriminant, 0.0))
         return max((a * b - root) / quadratic, 0.0), (a * b + root) / quadratic
-    if constant <= 0:
+    if constant <= 0:  # neither cost nor saving can be told from zero
         return 0.0, math.inf
     # The smallest ratio that is not rejected, written so that quadratic = 0 needs no special case.
     return constant / (a * b + math.sqrt(discriminant)), math.inf

@@ -118,6 +118,7 @@ class EnergyMeter:
 
     def start(self) -> None:
         """Start the tracker if it is not running; slow (1 to 3 s) the first time in a process."""
+        # In a forked process the parent's tracker would go on reading the load of the parent.
         if self._tracker is not None and self._tracker_pid == os.getpid():
             return
         try:
@@ -152,7 +153,7 @@ class EnergyMeter:
                 measurement.reason = "another measurement of this meter was running"
             return
         self.start()
-        _wait_for_gpu()
+        _wait_for_gpu()  # or work launched earlier would be charged to this block
         measurement.method = self.method
         self._measuring_pid = os.getpid()
         try:

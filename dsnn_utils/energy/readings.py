@@ -77,8 +77,11 @@ def measure_inference(
                 energies.append(measurement.energy_measured_kwh * J_PER_KWH / images_done)
             else:
                 failures.append(measurement.reason)
-            if len(failures) >= min_windows:
+            if len(failures) >= min_windows:  # this meter does not read: more take time only
                 break
+            # To stop at the first narrow interval favours windows that agree by chance. Simulated
+            # with a cv as large as the share asked for, intervals of 95 % hold in 90 % of cases
+            # with min_windows=2 and in 95 % with 5.
             if len(energies) >= min_windows:
                 mean, half_width, cv = mean_and_half_width(energies)
                 if half_width <= half_width_share * mean:
@@ -162,6 +165,8 @@ def summarise_readings(readings: pd.DataFrame, by: str = "network") -> pd.DataFr
     table.insert(0, "readings", number)
     table.insert(2, "half_width_j_per_image", deviation * stdtrit(freedom, 0.975) / number**0.5)
     table.insert(3, "cv", deviation / table[energy])
+    # The interval is that of the deviation, as the mean is known far better. `chdtri` counts from
+    # the upper end: the larger quantile, at 0.025, gives the lower bound.
     table.insert(4, "cv_low", table["cv"] * (freedom / chdtri(freedom, 0.025)) ** 0.5)
     table.insert(5, "cv_high", table["cv"] * (freedom / chdtri(freedom, 0.975)) ** 0.5)
     return table
@@ -202,6 +207,7 @@ def chance_to_rank(cv: float, difference_share: float, repetitions: int = 1) -> 
     check_number("cv", cv, 0)
     if cv == 0:
         return 1.0 if difference_share else 0.5
+    # A difference of two means has twice the variance of one.
     return float(ndtr(difference_share / (cv * math.sqrt(2 / repetitions))))
 
 

@@ -208,6 +208,7 @@ class DaskWorkers:
 
     def submit(self, number: int, point: Mapping, seed: int) -> None:
         worker = self._idle.pop(0)
+        # Not pure: Dask takes pure calls with the same arguments for one task.
         future = self._client.submit(
             _run, self._token, dict(point), seed, workers=[worker], pure=False
         )
@@ -217,7 +218,7 @@ class DaskWorkers:
     def wait(self) -> list[Trial]:
         """The trials that ended meanwhile; none, if a worker may have become free instead."""
         self._ended.wait(POLL_S)
-        self._ended.clear()
+        self._ended.clear()  # before looking, so that what ends meanwhile is not slept through
         self._look_for_workers()
         ended = []
         for future, flight in list(self._flights.items()):
@@ -234,6 +235,7 @@ class DaskWorkers:
         failed = {"status": "CRASHED", "started_at": flight.started_at, "duration_s": duration_s}
         if future.status == "finished":
             with suppress(Exception):  # the worker may have died with its result
+                # None comes from a process that took the place of this worker, see `_run`.
                 if (result := future.result(timeout=CONNECT_S)) is not None:
                     self._idle.append(flight.worker)
                     return result
@@ -248,6 +250,7 @@ class DaskWorkers:
 
     def _cause_of_death(self) -> dict:
         kills, self._oom_kills = self._oom_kills, _count_oom_kills()
+        # The count is this machine's, and the workers of a scheduler may be on others.
         if self._cluster is not None and self._oom_kills > kills:
             reason = "its process was killed by the system, which was out of memory"
             return {"status": "MEMORYOUT", "reason": reason}
@@ -275,6 +278,7 @@ class DaskWorkers:
         """Send `evaluate` to those of the workers that are free; returns them."""
         if not workers:
             return set()
+        # A worker that dies meanwhile answers with an exception, which is neither True nor False.
         busy = self._client.run(_is_busy, workers=workers, on_error="return")
         free = [worker for worker in workers if busy.get(worker) is False]
         arguments = (self._token, self._evaluate, self._cluster is not None)
