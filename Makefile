@@ -73,11 +73,12 @@ bench: environment
 lint: environment
 	@$(python) -m ruff check .
 	@$(python) -m ruff format --check .
+	@$(python) -m mypy
 
 lab: environment
 	@PYTHONHASHSEED=0 $(python) -m jupyter lab notebooks
 
 # Runs, data and .venv stay: they are results, downloads and minutes of installing.
 clean:
-	@rm -rf build dsnn_utils.egg-info .pytest_cache .ruff_cache .hypothesis
+	@rm -rf build dsnn_utils.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	@find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +

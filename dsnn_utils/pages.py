@@ -81,7 +81,7 @@ def write_html(notebook: Path, page: Path, images: Path, title: str | None = Non
     prompts and the cells tagged `notebook-only` are left out.
     """
     content, report = nbformat.read(notebook, as_version=4), title is not None
-    if report:
+    if title is not None:
         shown = [c for c in content.cells[1:] if "notebook-only" not in c.metadata.get("tags", [])]
         content.cells = [nbformat.v4.new_markdown_cell(f"# {html.escape(title)}"), *shown]
     resources = {"metadata": {"name": title or notebook.stem, "path": str(images)}}

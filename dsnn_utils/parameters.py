@@ -15,7 +15,7 @@ import os
 import re
 from numbers import Integral, Real
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -69,10 +69,11 @@ def declared_parameters(notebook: str | Path) -> dict[str, Parameter]:
 
 
 def _declaration(line: ast.Assign | ast.AnnAssign) -> tuple[str, Parameter]:
-    annotated = isinstance(line, ast.AnnAssign)
-    annotation = ast.unparse(line.annotation) if annotated else None
-    name = (line.target if annotated else line.targets[0]).id
-    return name, _parameter(annotation, ast.literal_eval(line.value))
+    annotation = ast.unparse(line.annotation) if isinstance(line, ast.AnnAssign) else None
+    target = line.target if isinstance(line, ast.AnnAssign) else line.targets[0]
+    if not isinstance(target, ast.Name) or line.value is None:
+        raise ValueError("must give one name a value")
+    return target.id, _parameter(annotation, ast.literal_eval(line.value))
 
 
 def _parameter(annotation: str | None, default: object) -> Parameter:
@@ -106,7 +107,7 @@ def cast(name: str, value: object, parameter: Parameter) -> object:
     return result
 
 
-def _cast(value: object, kind: str) -> object | None:
+def _cast(value: Any, kind: str) -> Any:
     """`value` as `kind`, None where it is not one."""
     if kind == "str":
         return os.fspath(value) if isinstance(value, str | os.PathLike) else None

@@ -11,6 +11,8 @@ from dsnn_utils.runs.columns import ACTIVATION_BITS, LOG_SCALED
 from dsnn_utils.runs.rows import configuration_columns, successful
 from dsnn_utils.runs.table import json_value
 
+MORE_TRIALS = "run more trials (a larger n_trials continues a search)"
+
 
 def importance(
     trials: pd.DataFrame,
@@ -39,12 +41,13 @@ def importance(
     for _, run in rows.groupby(by, dropna=False):
         if len(run) < 4 or run[objective].nunique() < 2:
             continue
-        if len(run) > max_trials:
+        if len(run) > max_trials:  # twice the trials take three times as long
             run = run.sample(max_trials, random_state=seed)
         results.append(_fanova(run, names, objective, seed, optuna))
     if not results:
         raise ValueError(
-            f"trials: must have a {by} with at least 4 successful rows that differ in {objective}"
+            f"trials: must have at least 4 successful rows that differ in {objective} in one run "
+            f"(rows with the same {by}); {MORE_TRIALS}"
         )
     wide = pd.DataFrame(results).fillna(0.0)
     table = pd.DataFrame(
@@ -58,7 +61,7 @@ def _fanova(run: pd.DataFrame, names: list[str], objective: str, seed: int, optu
     distributions, columns = {}, {}
     for name in names:
         column = run[name].fillna(0.0) if name == "momentum" else run[name]
-        if column.isna().any():
+        if column.isna().any():  # Optuna's ranges have no place for "missing", its choices do
             column = column.astype(str)
         low, high = column.min(), column.max()
         if not pd.api.types.is_numeric_dtype(column):
@@ -111,12 +114,14 @@ class _Surrogate:
         self.names = ["shift_depth", *configuration_columns(trials)]
         if len(self.rows) < 4 or self.rows[objective].nunique() < 2:
             raise ValueError(
-                f"trials: must have at least 4 successful rows that differ in {objective}"
+                f"trials: must have at least 4 successful rows that differ in {objective}; "
+                f"{MORE_TRIALS}"
             )
         self.numbers = [n for n in self.names if _is_number(self.rows[n])]
         features = self._encode(self.rows)
         self._columns = features.columns
-        # Each tree learns from at most 2000 trials: more only take time.
+        # Each tree learns from at most 2000 trials: more only take time. Extra trees need no
+        # bootstrap, but without it no trial is out of bag and nothing tells how good they are.
         self._forest = ExtraTreesRegressor(
             100, bootstrap=True, max_samples=min(len(features), 2000), oob_score=True,
             random_state=seed,
@@ -126,6 +131,8 @@ class _Surrogate:
 
     def _encode(self, rows: pd.DataFrame) -> pd.DataFrame:
         numbers = rows[self.numbers].apply(pd.to_numeric).astype(float)
+        # Extra trees draw their splits uniformly between lowest and highest value: on a linear
+        # scale nine in ten would fall into the topmost decade.
         for name in set(LOG_SCALED) & set(numbers):
             numbers[name] = np.log10(numbers[name].clip(lower=1e-12))
         if set(ACTIVATION_BITS) <= set(numbers):  # shifts and adds work at their sum
@@ -135,6 +142,7 @@ class _Surrogate:
 
     def predict(self, rows: pd.DataFrame) -> np.ndarray:
         """What each tree predicts for each row, (trees, rows)."""
+        # Rows to predict need not hold every category, nor only those of the fit.
         features = self._encode(rows).reindex(columns=self._columns, fill_value=0.0)
         features = features.to_numpy(np.float32)
         return np.array([tree.predict(features) for tree in self._forest.estimators_])
@@ -168,6 +176,7 @@ def ablation_path(
         if missing:
             raise ValueError(f"{label}={list(row.index)}: must have the hyperparameters {missing}")
     point, goal = start[surrogate.names].to_dict(), target[surrogate.names].to_dict()
+    # Compared as JSON values: NaN, a missing momentum, would differ from itself.
     changes = {n: {n: goal[n]} for n in goal if json_value(point[n]) != json_value(goal[n])}
     if "optimizer" in changes and "momentum" in goal:
         changes.pop("momentum", None)

@@ -1,8 +1,7 @@
 """From energy to emissions, water and hardware, and when a search pays itself back.
 
 Carbon intensities and their conversion are CodeCarbon's own (packaged data, no network).
-Energy that `EnergyMeter` measured already contains the meter's ``pue``:
-leave ``pue`` at 1 for it.
+Energy that `EnergyMeter` measured already contains the meter's `pue`: leave `pue` at 1 for it.
 """
 
 import math
@@ -18,8 +17,8 @@ J_PER_KWH = 3.6e6
 def grid_intensity_gco2eq_per_kwh(country: str, region: str | None = None) -> float:
     """Average carbon intensity of a country's (or region's) electricity in gCO2eq per kWh.
 
-    ``country`` is a three-letter ISO code; ``region`` a name CodeCarbon knows for USA, CAN, CHN
-    (states and provinces) or SWE, NOR, FIN (bidding zones such as ``SE2``).
+    `country` is a three-letter ISO code; `region` a name CodeCarbon knows for USA, CAN, CHN
+    (states and provinces) or SWE, NOR, FIN (bidding zones such as `SE2`).
     Raises ValueError for unknown codes: CodeCarbon itself would silently use the world average.
     """
     from codecarbon.core.emissions import Emissions  # slow imports (pandas data, requests) only
@@ -52,7 +51,7 @@ def grid_intensity_gco2eq_per_kwh(country: str, region: str | None = None) -> fl
 
 @dataclass(frozen=True)
 class Footprint:
-    """Emissions and water of an amount of electricity; ``energy_kwh`` includes ``pue``."""
+    """Emissions and water of an amount of electricity; `energy_kwh` includes `pue`."""
 
     energy_kwh: float
     emissions_gco2eq: float
@@ -69,11 +68,11 @@ def footprint(
     pue: float = 1.0,
     wue_l_per_kwh: float = 0.0,
 ) -> Footprint:
-    """Emissions and water of ``energy_kwh`` as CodeCarbon computes them.
+    """Emissions and water of `energy_kwh` as CodeCarbon computes them.
 
-    ``pue`` (power usage effectiveness, >= 1) multiplies the energy, ``wue_l_per_kwh`` (water usage
-    effectiveness) gives litres per kWh after ``pue``. ``carbon_intensity_gco2eq_per_kwh``
-    overrides ``country`` and ``region``. Energy measured or modelled: the caller's choice, and the
+    `pue` (power usage effectiveness, >= 1) multiplies the energy, `wue_l_per_kwh` (water usage
+    effectiveness) gives litres per kWh after `pue`. `carbon_intensity_gco2eq_per_kwh`
+    overrides `country` and `region`. Energy measured or modelled: the caller's choice, and the
     caller's duty to say which.
     """
     check_number("energy_kwh", energy_kwh, 0)
@@ -100,13 +99,13 @@ def embodied_emissions_gco2eq(
     utilisation: float = 0.85,
     share_of_machine: float = 1.0,
 ) -> float:
-    """Share of the hardware's manufacturing emissions that ``duration_s`` of work is charged.
+    """Share of the hardware's manufacturing emissions that `duration_s` of work is charged.
 
     Amortised over the hours the machine works in its life:
-    ``machine * share * duration / (lifetime * utilisation)``. The defaults describe a server
+    `machine * share * duration / (lifetime * utilisation)`. The defaults describe a server
     without accelerators as in Luccioni et al., "Estimating the Carbon Footprint of BLOOM" (JMLR
     2023): 2500 kgCO2eq, 6 years, 85 % busy, which is 56 g per hour. A machine that idles most of
-    its life has a far larger share per hour: set ``utilisation`` to your own.
+    its life has a far larger share per hour: set `utilisation` to your own.
     """
     check_number("duration_s", duration_s, 0)
     check_number("machine_kgco2eq", machine_kgco2eq, 0)
@@ -123,9 +122,9 @@ def embodied_emissions_gco2eq(
 
 @dataclass(frozen=True)
 class BreakEven:
-    """Inferences after which a search is paid back; ``low`` to ``high`` is the 95 % interval.
+    """Inferences after which a search is paid back; `low` to `high` is the 95 % interval.
 
-    ``kind`` says whether all of it is measured or modelled energy; the two are never mixed.
+    `kind` says whether all of it is measured or modelled energy; the two are never mixed.
     """
 
     kind: str
@@ -151,7 +150,7 @@ def break_even(
 ) -> BreakEven:
     """After how many inferences has the solution saved what the search cost?
 
-    All three energies must be of one ``kind``, "measured" or "modelled": a search measured on
+    All three energies must be of one `kind`, "measured" or "modelled": a search measured on
     one machine is not paid back by joules that only exist in a model of another. Half-widths are
     those of 95 % confidence intervals. The interval of the ratio follows Fieller (1954); it has no
     upper end when the saving cannot be told from zero. Where nothing is saved the answer is
@@ -170,6 +169,7 @@ def break_even(
         check_number(name, value, 0)
     cost, cost_hw = search_energy_kwh * J_PER_KWH, search_half_width_kwh * J_PER_KWH
     saving = default_j_per_image - solution_j_per_image
+    # Separate readings have independent errors, which add in squares.
     saving_hw = math.hypot(default_half_width_j_per_image, solution_half_width_j_per_image)
     low, high = _fieller_interval(cost, cost_hw, saving, saving_hw)
     return BreakEven(
@@ -188,7 +188,7 @@ def break_even(
 def search_energy_kwh(trials: pd.DataFrame) -> tuple[float, float]:
     """Measured energy of all trials of a search, and the share of it that was really measured.
 
-    Works on the trials table (``energy_measured_kwh``, ``duration_s``), all workers in one. Trials
+    Works on the trials table (`energy_measured_kwh`, `duration_s`), all workers in one. Trials
     without a trusted reading (crashed, too short) are charged the mean power of the others over
     their duration; without any reading the energy is NaN. What the optimiser itself spends between
     trials is not in the table and not in the sum.
@@ -229,9 +229,10 @@ def _fieller_interval(a: float, a_hw: float, b: float, b_hw: float) -> tuple[flo
     quadratic, constant = b * b - b_hw * b_hw, a * a - a_hw * a_hw
     discriminant = (a * b) ** 2 - quadratic * constant
     if b > b_hw:
+        # Negative by rounding alone: with exact a and b it is a difference of equal numbers.
         root = math.sqrt(max(discriminant, 0.0))
         return max((a * b - root) / quadratic, 0.0), (a * b + root) / quadratic
-    if constant <= 0:
+    if constant <= 0:  # neither cost nor saving can be told from zero
         return 0.0, math.inf
     # The smallest ratio that is not rejected, written so that quadratic = 0 needs no special case.
     return constant / (a * b + math.sqrt(discriminant)), math.inf
@@ -240,8 +241,8 @@ def _fieller_interval(a: float, a_hw: float, b: float, b_hw: float) -> tuple[flo
 def grid_table(energy_kwh: float = 1.0) -> pd.DataFrame:
     """The same energy in the grids of all countries CodeCarbon has data for, cleanest first.
 
-    Columns: ``country`` (ISO code), ``country_name``, ``carbon_intensity_gco2eq_per_kwh``,
-    ``low_carbon_share`` (0..1), ``year`` of the data, ``emissions_gco2eq`` of ``energy_kwh``.
+    Columns: `country` (ISO code), `country_name`, `carbon_intensity_gco2eq_per_kwh`,
+    `low_carbon_share` (0..1), `year` of the data, `emissions_gco2eq` of `energy_kwh`.
     """
     from codecarbon.input import DataSource
 

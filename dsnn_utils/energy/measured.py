@@ -13,20 +13,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dsnn_utils.checks import check_number
 from dsnn_utils.energy.emissions import grid_intensity_gco2eq_per_kwh
 
+if TYPE_CHECKING:  # a slow import, done where it is used
+    from codecarbon import OfflineEmissionsTracker
+
 MIN_DURATION_S = 0.5  # below this CodeCarbon's readings are dominated by their own resolution
 
 
 @dataclass
 class Measurement:
-    """What :meth:`EnergyMeter.measure` found; complete once its ``with`` block is left.
+    """What `EnergyMeter.measure` found; complete once its `with` block is left.
 
-    If the reading is not ``trusted`` energy, emissions and water are NaN and ``reason`` says why.
+    If the reading is not `trusted` energy, emissions and water are NaN and `reason` says why.
     """
 
     energy_measured_kwh: float = math.nan
@@ -41,18 +45,18 @@ class Measurement:
 class EnergyMeter:
     """Measures with one CodeCarbon tracker that is started once and reused for every trial.
 
-    Offline: the grid is ``country`` (three-letter ISO code) and ``region``, or
-    ``carbon_intensity_gco2eq_per_kwh``. ``pue`` and ``wue_l_per_kwh`` as in CodeCarbon.
-    ``tracking_mode="process"`` counts this process and its children, so that two workers do not
+    Offline: the grid is `country` (three-letter ISO code) and `region`, or
+    `carbon_intensity_gco2eq_per_kwh`. `pue` and `wue_l_per_kwh` as in CodeCarbon.
+    `tracking_mode="process"` counts this process and its children, so that two workers do not
     count each other where the power comes from a CPU-load model (RAPL and NVML counters are
     machine-wide whatever is set, and the model's constant memory power counts once per worker).
     Without such counters CodeCarbon assumes powers: a share of the processor's by its load, and a
-    constant for memory (see ``hardware``). Such a reading says little more than the duration does.
+    constant for memory (see `hardware`). Such a reading says little more than the duration does.
     On several GPUs set CUDA_VISIBLE_DEVICES, or idle ones are counted too.
-    With ``export_dir`` each measurement also becomes a row of ``export_dir/emissions.csv`` in
+    With `export_dir` each measurement also becomes a row of `export_dir/emissions.csv` in
     CodeCarbon's format; give each worker a directory of its own.
 
-    Use as a context manager or call :meth:`close`. A meter can be pickled: the copy starts a
+    Use as a context manager or call `close`. A meter can be pickled: the copy starts a
     tracker of its own. Raises ValueError for an unknown country, region or number out of range;
     after that no failure of the tracker is raised, measurements say so instead.
     """
@@ -82,7 +86,7 @@ class EnergyMeter:
         self.export_dir = None if export_dir is None else _writable_directory(export_dir)
         # Every setting that could reach the network, a file or a lock is given explicitly, as
         # CodeCarbon otherwise takes it from the environment or ~/.codecarbon.config.
-        self._settings = dict(
+        self._settings: dict[str, Any] = dict(
             country_iso_code=country,
             region=region,
             force_carbon_intensity_g_co2e_kwh=float(intensity),  # so it asks no service for it
@@ -95,9 +99,9 @@ class EnergyMeter:
             allow_multiple_runs=True,  # no lock file: neither workers nor dead processes block
             log_level="critical",
         )
-        self._tracker = None
-        self._tracker_pid = None
-        self._measuring_pid = None
+        self._tracker: OfflineEmissionsTracker | None = None
+        self._tracker_pid: int | None = None
+        self._measuring_pid: int | None = None
         self.method = "unknown"
         self.hardware = "unknown"
         self._failure = ""
@@ -114,6 +118,7 @@ class EnergyMeter:
 
     def start(self) -> None:
         """Start the tracker if it is not running; slow (1 to 3 s) the first time in a process."""
+        # In a forked process the parent's tracker would go on reading the load of the parent.
         if self._tracker is not None and self._tracker_pid == os.getpid():
             return
         try:
@@ -134,7 +139,7 @@ class EnergyMeter:
 
     @contextmanager
     def measure(self, label: str = "dsnn") -> Iterator[Measurement]:
-        """Measure the ``with`` block; exceptions of the block pass through, measured as well.
+        """Measure the `with` block; exceptions of the block pass through, measured as well.
 
         Measurements do not nest: an inner one is marked as not trusted.
         """
@@ -148,7 +153,7 @@ class EnergyMeter:
                 measurement.reason = "another measurement of this meter was running"
             return
         self.start()
-        _wait_for_gpu()
+        _wait_for_gpu()  # or work launched earlier would be charged to this block
         measurement.method = self.method
         self._measuring_pid = os.getpid()
         try:

@@ -46,7 +46,7 @@ _SMOOTH_PJ = 4 * _MULTIPLY_ADD_PJ  # assumed: a cubic polynomial and one product
 
 
 def operation_pj(operation: str, width: int) -> float:
-    """Energy in pJ of one integer "add", "multiply" or "shift" of ``width`` bits.
+    """Energy in pJ of one integer "add", "multiply" or "shift" of `width` bits.
 
     Between published widths: linear interpolation; below 8 bits: proportional to the width; above
     32 bits: the last slope continued.
@@ -62,7 +62,7 @@ def operation_pj(operation: str, width: int) -> float:
 def mac_pj(arithmetic: str, width: int = FLOAT_BITS) -> float:
     """Energy in pJ of one multiply-accumulate as "float32", "integer" or "shift" arithmetic.
 
-    ``width`` is that of the activations. Integer and shift accumulate in 32 bits or, if wider, in
+    `width` is that of the activations. Integer and shift accumulate in 32 bits or, if wider, in
     the activations' width. At 8 bits an integer network (0.3) is only 2.4 times a shift network
     (0.124): the advantage over float32 (4.6) is mostly that of the narrow type.
     """
@@ -86,7 +86,7 @@ class ModelledEnergy:
 def modelled_energy(
     model: nn.Module, input_shape: tuple[int, ...], *, memory: str = "sram_1mb"
 ) -> ModelledEnergy:
-    """Sum of :func:`operation_counts`; ``input_shape`` is one image's, e.g. (3, 32, 32)."""
+    """Sum of `operation_counts`; `input_shape` is one image's, e.g. (3, 32, 32)."""
     table = operation_counts(model, input_shape, memory=memory)
     compute = float(table["energy_modelled_j_per_image"].sum())
     return ModelledEnergy(
@@ -108,19 +108,19 @@ def operation_counts(
     counted, whether a module or a function. Layers have to be called: `layer.forward(x)` hides that
     it is the layer which computes.
 
-    Columns: ``layer`` (module name), ``kind`` (conv, linear, convert, batch_norm, activation,
-    pooling, elementwise), ``arithmetic`` (float32, shift), ``operations``, ``macs`` (0 except for
-    conv and linear), ``width_bits`` of the activations, ``energy_modelled_j_per_image``,
-    ``memory_bits`` and ``memory_energy_modelled_j_per_image``.
+    Columns: `layer` (module name), `kind` (conv, linear, convert, batch_norm, activation,
+    pooling, elementwise), `arithmetic` (float32, shift), `operations`, `macs` (0 except for
+    conv and linear), `width_bits` of the activations, `energy_modelled_j_per_image`,
+    `memory_bits` and `memory_energy_modelled_j_per_image`.
 
     What is assumed: float layers work in float32. A shift layer first converts each input from
-    float32 to fixed point (one float32 multiply and add: ``convert``), then shifts it at its own
-    width and adds at ``max(32, width)``; its bias starts the accumulator. Batch norm is one float32
+    float32 to fixed point (one float32 multiply and add: `convert`), then shifts it at its own
+    width and adds at `max(32, width)`; its bias starts the accumulator. Batch norm is one float32
     multiply-add per element (folded into scale and offset), ReLU one comparison, a smooth
     activation four multiply-adds, pooling one add or comparison per value read. Each layer reads
     its weights and inputs once and writes its outputs once (perfect reuse, so a lower bound), all
     from memory of the given kind ("sram_1mb", "sram_8kb", "sram_32kb", "dram"). Weights take
-    ``weight_bits`` in shift layers, else 32; activations take the layer's width, at most 32, as
+    `weight_bits` in shift layers, else 32; activations take the layer's width, at most 32, as
     they come from float32. Batch norm, activation and element-wise operations work on values in
     flight; only a second operand (the shortcut of a residual block, or a parameter of its own size)
     is read back. Moving data around (padding, concatenation) is free.

@@ -289,7 +289,7 @@ def plot_accuracy_drop(
     """
     grid = np.unique([*np.linspace(0, max(5 * drop, 0.02), 101), drop])
     name, value = baseline or ("the most accurate network", None)
-    table = accuracy_drop(trials, grid, cost, by, value)
+    table = accuracy_drop(trials, grid.tolist(), cost, by, value)
     at = table[table["drop"] == drop]
     figure, axis = new_axes(ONE_COLUMN * 1.35, 2.6)
     saving = 100 * table.pivot(index="drop", columns=by, values="saving")

@@ -69,9 +69,9 @@ def plot_break_even(results: Sequence[tuple[str, BreakEven]]) -> DualFigure:
 def _paid_back(result: BreakEven) -> str:
     """When the search is paid back, in words."""
     if not np.isfinite(result.inferences):
-        low = result.inferences_low
-        early = f"paid back not before {_power_of_ten(low)}, if ever"
-        return early if np.isfinite(low) else "never paid back"
+        earliest = result.inferences_low
+        early = f"paid back not before {_power_of_ten(earliest)}, if ever"
+        return early if np.isfinite(earliest) else "never paid back"
     ends = (result.inferences_low, result.inferences, result.inferences_high)
     low, middle, high = map(_power_of_ten, ends)
     return f"paid back after {middle}" + (f" ({low} to {high})" if low != high else "")
@@ -187,7 +187,7 @@ def plot_energy_by_kind(
     tables: {network: `energy.operation_counts(...)`}. The first panel leaves memory out. The number
     at the end of a bar is the whole; kinds below 1 % everywhere are put together.
     """
-    panels = {"Compute only": None}
+    panels: dict[str, str | None] = {"Compute only": None}
     panels |= {f"All data in {MEMORIES.get(m, m.upper())}": m for m in memories}
     energies = {
         (title, name): _energy_by_kind(table, memory)

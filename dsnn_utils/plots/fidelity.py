@@ -86,7 +86,7 @@ def plot_fidelities(agreement: pd.DataFrame) -> DualFigure:
     shown = [*DIFFERENT, "configurations", "spearman", "low", "high", "cost"]
     require_columns(agreement, [*shown, *(f"full_{name}" for name in DIFFERENT)])
     figure, axis = new_axes(ONE_COLUMN * 1.35, 0.9 + 0.24 * len(agreement))
-    labels = []
+    labels: list[str] = []
     for name, (colour, marker, text) in DIFFERENT.items():
         for row in agreement[agreement[name] < agreement[f"full_{name}"]].to_dict("records"):
             ends, style = (row["low"], row["high"]), {"color": colour, "marker": marker, "ms": 5}

@@ -4,10 +4,12 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
@@ -188,12 +190,16 @@ def _focus(axis, view: _View) -> None:
     )  # fmt: skip
 
 
+def _legend_line(**style) -> Line2D:
+    return Line2D([], [], **style)
+
+
 def _draw_front(axis, view: _View, limits) -> list:
     one = view.seeds == 1
     line = {"color": BLACK, "lw": 1.4 if one else 0.7, "ls": "-" if one else "--"}
     line["label"] = "Pareto front" if one else "front over all seeds"
     axis.plot(*view.steps(view.front, limits), zorder=2.5, **line)
-    handles = [Line2D([], [], **line)]
+    handles = [_legend_line(**line)]
     circles = {"marker": "o", "ms": 6.5, "mfc": "none", "mec": BLACK, "mew": 0.7, "ls": ""}
     axis.plot(view.x(view.front), view.y(view.front), zorder=3.5, **circles)
     star = {"marker": "*", "ms": 11, "mfc": DEFAULT_COLOUR, "mec": "white", "mew": 0.6, "ls": ""}
@@ -202,7 +208,7 @@ def _draw_front(axis, view: _View, limits) -> list:
     for row, style, label in marks:
         if row is not None:
             axis.plot(view.x(row), view.y(row), zorder=5, **style)
-            handles.append(Line2D([], [], label=label, **style))
+            handles.append(_legend_line(label=label, **style))
     return handles
 
 
@@ -219,11 +225,11 @@ def _draw_band(axis, view: _View, limits) -> list:
         edges.append(np.r_[worst, view.y(front)][before])
     axis.fill_between(grid, *edges, step="post", color=SKY, alpha=0.3, lw=0, zorder=1)
     band = "range over seeds" if view.seeds < 5 else "25–75 % of seeds"
-    handles = [Patch(fc=SKY, alpha=0.3, lw=0, label=band)]
+    handles: list[Artist] = [Patch(fc=SKY, alpha=0.3, lw=0, label=band)]
     if len(fronts[50]):
         line = {"color": BLUE, "lw": 1.6, "label": f"median of {view.seeds} seeds"}
         axis.plot(*view.steps(fronts[50], limits), zorder=2, **line)
-        handles.insert(0, Line2D([], [], **line))
+        handles.insert(0, _legend_line(**line))
     return handles
 
 
@@ -334,7 +340,7 @@ class LiveFront:
     seconds: float = 0.5
     text_seconds: float = 10.0
     live: bool | None = None
-    _handle: object = field(default=None, init=False, repr=False)
+    _handle: Any = field(default=None, init=False, repr=False)
     _trials: pd.DataFrame | None = field(default=None, init=False, repr=False)
     _next: float = field(default=0.0, init=False, repr=False)
     _printed: str = field(default="", init=False, repr=False)
@@ -364,6 +370,8 @@ class LiveFront:
     def status(self) -> str:
         """One line: trials, failures, size of the front, best accuracy."""
         rows, total = self._trials, f"/{self.n_trials}" if self.n_trials else ""
+        if rows is None:
+            return "no trial yet"
         line = f"trial {len(rows)}{total}, {int((rows['status'] != 'SUCCESS').sum())} failed"
         try:
             front = pareto_front(rows, ("loss", self.x))

@@ -177,7 +177,8 @@ def plot_weights(weights: Mapping[str, object], before: Mapping[str, object] | N
             edges = np.arange(len(distinct) + 1) - 0.5
             values = distinct
         else:
-            edges = np.linspace(*np.quantile(np.concatenate(arrays), (0.0005, 0.9995)), 61)
+            low, high = np.quantile(np.concatenate(arrays), (0.0005, 0.9995))
+            edges = np.linspace(low, high, 61)
             counts = [np.histogram(a.clip(*edges[[0, -1]]), bins=edges)[0] for a in arrays]
             axis.set(xlabel="Weight (dimensionless)")
             values = edges[:-1]

@@ -10,12 +10,14 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 from dsnn_utils.checks import require_choice
 
@@ -32,7 +34,7 @@ RASTERISE_ABOVE = 1000  # marks; more of them would make an SVG too large
 DEPTH_COLOURS = LinearSegmentedColormap.from_list(
     "depth", mpl.colormaps["viridis_r"](np.linspace(0.1, 1, 64))
 )
-STYLE = {
+STYLE: dict[Any, Any] = {  # matplotlib types its settings one by one, by literal names
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 8,
@@ -51,7 +53,7 @@ STYLE = {
     "grid.color": "#E6E6E6",
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.4,
-    "axes.prop_cycle": mpl.cycler(color=CATEGORIES),
+    "axes.prop_cycle": cycler(color=CATEGORIES),
     "figure.dpi": 150,
     "svg.fonttype": "none",
     "svg.hashsalt": "dsnn",
@@ -216,7 +218,7 @@ class DualFigure:
     """
 
     static: Figure
-    interactive: object = None
+    interactive: Any = None
     data: pd.DataFrame | None = None
     description: str = ""
 

@@ -70,9 +70,10 @@ def plot_training(
     axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes[0].yaxis.set_major_formatter("{x:g}")
     axes[0].yaxis.set_minor_locator(NullLocator())
-    ticks = np.outer(10.0 ** np.arange(-6, 4), (1, 2, 5)).ravel()
-    ticks = {"tickvals": ticks.tolist(), "ticktext": [f"{tick:g}" for tick in ticks]}
-    live.update_yaxes(type="log", row=1, col=1, **ticks)
+    ticks = np.outer(10.0 ** np.arange(-6, 4), (1, 2, 5)).ravel().tolist()
+    live.update_yaxes(
+        type="log", row=1, col=1, tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks]
+    )
     title = {"text": "dotted: training", "side": "top"}
     legend = {"orientation": "h", "yanchor": "bottom", "y": 1.02, "title": title}
     live.update_layout(legend=legend, margin={"t": 110})

@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import socket
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -24,10 +25,8 @@ from dsnn_utils.paths import project_root, write_atomically
 from dsnn_utils.runs.columns import STATUSES
 from dsnn_utils.runs.table import read_trials, to_records
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 
 @contextmanager
@@ -46,7 +45,7 @@ def locked(run_dir: Path):
         ) from error
     with file:
         try:
-            if fcntl is not None:
+            if sys.platform != "win32":
                 # Not lockf: whoever in this process closes another view of the file ends that.
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):

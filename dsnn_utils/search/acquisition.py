@@ -30,7 +30,7 @@ from dsnn_utils.search.space import without_inactive
 
 def expected_improvement(mean, std, threshold):
     """E[max(threshold - L, 0)] for a loss L ~ Normal(mean, std); arrays broadcast."""
-    std = np.maximum(std, 1e-12)
+    std = np.maximum(std, 1e-12)  # else 0 / 0 where a loss is certain and equals the threshold
     z = (threshold - mean) / std
     density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
     return (threshold - mean) * ndtr(z) + std * density
@@ -45,6 +45,7 @@ def expected_hypervolume_improvement(mean, std, energy, front, reference) -> np.
     """
     worst_loss, worst_energy = reference
     front = np.asarray(front, dtype=float).reshape(-1, 2)
+    # A point beyond the reference energy would stretch the edges, and so the gains, past it.
     front = front[front[:, 1] < worst_energy]
     if len(front):
         front = front[moocore.is_nondominated(front)]
@@ -52,6 +53,7 @@ def expected_hypervolume_improvement(mean, std, energy, front, reference) -> np.
     # Stretch k of the energy axis is edges[k] .. edges[k + 1]; there thresholds[k] is to be beaten.
     edges = np.concatenate([[-np.inf], front[:, 1], [worst_energy]])[:, None]
     thresholds = np.minimum(worst_loss, np.concatenate([[worst_loss], front[:, 0]]))[:, None]
+    # Where less energy is allowed than the candidate takes, it dominates nothing.
     widths = np.clip(edges[1:] - np.maximum(edges[:-1], energy), 0, None)
     gains = expected_improvement(np.asarray(mean), np.asarray(std), thresholds)
     return (widths * gains).sum(axis=0)
@@ -79,10 +81,11 @@ class LossSurrogate(GaussianProcessRegressor):
 
     def log_marginal_likelihood(self, theta=None, eval_gradient=False, clone_kernel=True):
         found = super().log_marginal_likelihood(theta, eval_gradient, clone_kernel)
-        if theta is None:
+        if theta is None:  # the value kept from the fit, prior included
             return found
         scales = len(theta) - 2
         std = np.repeat(self.LOG_STD, [1, scales, 1])
+        # theta holds logarithms, so normal densities of it are log-normal priors.
         z = (theta - np.repeat(self.LOG_MEAN, [1, scales, 1])) / std
         if eval_gradient:
             return found[0] - z @ z / 2, found[1] - z / std
@@ -98,7 +101,9 @@ class LossModel(AbstractModel):
     expected of them, so that the next proposal goes elsewhere.
     """
 
-    REFIT_EVERY = 5  # trainings between two searches for length scales
+    # Trainings between two searches for length scales: a search takes dozens of likelihoods with
+    # their gradients, a training with given scales takes one.
+    REFIT_EVERY = 5
 
     def __init__(self, space: ConfigurationSpace, seed: int, conditions: Sequence[tuple] = ()):
         super().__init__(space, seed=seed)
@@ -122,6 +127,8 @@ class LossModel(AbstractModel):
         self._trainings += 1
         self._surrogate = LossSurrogate(self._kernel, optimizer=None).fit(inputs, losses)
         if len(self.pending):
+            # "Kriging believer": taken for observed, the expected loss leaves the mean as it is and
+            # takes away the uncertainty that made the pending point attractive.
             expected = self._surrogate.predict(self._inputs(self.pending))
             X, losses = np.vstack([X, self.pending]), np.concatenate([losses, expected])
             self._surrogate.fit(self._inputs(X), losses)
@@ -136,6 +143,8 @@ class LossModel(AbstractModel):
         """What the surrogate sees: choices one-hot, inactive values in the middle."""
         vectors, columns = vectors.copy(), []
         for child, parent, values in self._conditions:
+            # SMAC gives inactive hyperparameters a value all the same. It changes nothing in a
+            # training, so it must not tell two configurations apart either.
             vectors[~np.isin(vectors[:, parent], values), child] = 0.5
         for values, count in zip(vectors.T, self._choices, strict=True):
             columns.append(values[:, None] == np.arange(count) if count else values[:, None])

@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,6 +27,9 @@ from dsnn_utils.checks import check_integer, require_choice
 from dsnn_utils.runs.columns import BOOKKEEPING, HYPERPARAMETERS, STATUSES
 from dsnn_utils.runs.table import python_value
 from dsnn_utils.training.loop import Diverged
+
+if TYPE_CHECKING:  # a slow import, done where it is used
+    from distributed import Future
 
 POLL_S = 0.2  # how often lost workers, overdue trials and new workers are looked for
 CONNECT_S = 10.0  # for a scheduler to answer
@@ -169,8 +173,11 @@ class DaskWorkers:
             raise ValueError(
                 f"{self._where}: must be the address of a running Dask scheduler ({error})"
             ) from error
-        self._alive, self._ready, self._idle = set(), set(), []
-        self._flights, self._ended = {}, threading.Event()
+        self._alive: set[str] = set()
+        self._ready: set[str] = set()
+        self._idle: list[str] = []
+        self._flights: dict[Future, _Flight] = {}
+        self._ended = threading.Event()
         self._lonely_since = time.monotonic()
         self._oom_kills = _count_oom_kills()
         if scheduler is None:
@@ -201,6 +208,7 @@ class DaskWorkers:
 
     def submit(self, number: int, point: Mapping, seed: int) -> None:
         worker = self._idle.pop(0)
+        # Not pure: Dask takes pure calls with the same arguments for one task.
         future = self._client.submit(
             _run, self._token, dict(point), seed, workers=[worker], pure=False
         )
@@ -210,7 +218,7 @@ class DaskWorkers:
     def wait(self) -> list[Trial]:
         """The trials that ended meanwhile; none, if a worker may have become free instead."""
         self._ended.wait(POLL_S)
-        self._ended.clear()
+        self._ended.clear()  # before looking, so that what ends meanwhile is not slept through
         self._look_for_workers()
         ended = []
         for future, flight in list(self._flights.items()):
@@ -227,6 +235,7 @@ class DaskWorkers:
         failed = {"status": "CRASHED", "started_at": flight.started_at, "duration_s": duration_s}
         if future.status == "finished":
             with suppress(Exception):  # the worker may have died with its result
+                # None comes from a process that took the place of this worker, see `_run`.
                 if (result := future.result(timeout=CONNECT_S)) is not None:
                     self._idle.append(flight.worker)
                     return result
@@ -241,6 +250,7 @@ class DaskWorkers:
 
     def _cause_of_death(self) -> dict:
         kills, self._oom_kills = self._oom_kills, _count_oom_kills()
+        # The count is this machine's, and the workers of a scheduler may be on others.
         if self._cluster is not None and self._oom_kills > kills:
             reason = "its process was killed by the system, which was out of memory"
             return {"status": "MEMORYOUT", "reason": reason}
@@ -268,6 +278,7 @@ class DaskWorkers:
         """Send `evaluate` to those of the workers that are free; returns them."""
         if not workers:
             return set()
+        # A worker that dies meanwhile answers with an exception, which is neither True nor False.
         busy = self._client.run(_is_busy, workers=workers, on_error="return")
         free = [worker for worker in workers if busy.get(worker) is False]
         arguments = (self._token, self._evaluate, self._cluster is not None)
@@ -310,7 +321,7 @@ def _count_oom_kills() -> int:
 
 # What runs on the workers, from here on.
 
-_received = {}  # what a worker process evaluates, by search
+_received: dict[str, Callable] = {}  # what a worker process evaluates, by search
 
 
 def _is_busy(dask_worker) -> bool:

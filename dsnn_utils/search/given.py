@@ -40,7 +40,8 @@ def grid_points(levels: Mapping[str, Sequence]) -> list[dict]:
 
     Raises ValueError for levels that are no lists of at least one value and a name given twice.
     """
-    axes, used = [], set()
+    axes: list[list[dict]] = []
+    used: set[str] = set()
     for names, values in levels.items():
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise ValueError(f"grid: {names}={values!r}: must be a list of at least one value")
@@ -83,7 +84,7 @@ def complete_points(points: Sequence[Mapping], max_depth: int, epochs: int) -> l
         unknown = sorted(point.keys() - default.keys())
         if unknown:
             raise ValueError(f"points: {unknown[0]!r}: must be one of {', '.join(default)}")
-        given, point = point, default | point
+        given, point = point, default | dict(point)
         if integer:
             of_shifts = {"shift_type", "rounding"} - given.keys()
             point = {n: v for n, v in point.items() if n not in of_shifts}
@@ -128,7 +129,7 @@ def train_points(
 class _OfAList:
     """Proposals of a list of seeds and points; results change nothing."""
 
-    objectives = ()
+    objectives: Sequence[str] = ()
 
     def __init__(self, work: Sequence[tuple[int, Mapping]], max_depth: int):
         self._work, self._max_depth = work, max_depth
@@ -166,9 +167,10 @@ def measure_points(
     `origin` (the label) and `energy_modelled_with_memory_j_per_image`. Networks are untrained: what
     a dense layer computes costs the same whatever its weights.
     """
-    where = {"device": resolve_device(recipe.device), "memory_format": torch.channels_last}
-    built = (build_network(point, dataset, recipe, seed=0).to(**where) for point in points)
-    networks = dict(enumerate(built))
+    networks = {}
+    for number, point in enumerate(points):
+        network = build_network(point, dataset, recipe, seed=0).to(resolve_device(recipe.device))
+        networks[number] = network.to(memory_format=torch.channels_last)
     readings = take_readings(
         networks, dataset.validation, meter, windows_s=[window_s], rounds=rounds
     ).rename(columns={"network": "point"})

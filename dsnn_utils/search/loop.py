@@ -67,8 +67,9 @@ def run_trials(
                     while executor.has_room() and (row := run.next_trial(n_trials)) is not None:
                         executor.submit(row["trial"], _hyperparameters(row), row["seed"])
                     ended = [run.finish(number, result) for number, result in executor.wait()]
-                    for row, table in ended if on_trial is not None else ():
-                        on_trial(row, table)
+                    if on_trial is not None:
+                        for row, table in ended:
+                            on_trial(row, table)
         return read_trials(run_dir)
 
 
@@ -84,7 +85,7 @@ class _Run:
         done = {row["trial"] for row in self._finished}
         self._open = {n: row for n, row in self._known.items() if n not in done}
         self._n_asked = 0
-        self._again = []  # trials to be run again, as they were lost in flight
+        self._again: list[int] = []  # trials to be run again, as they were lost in flight
 
     def is_complete(self, n_trials: int) -> bool:
         return {row["trial"] for row in self._finished}.issuperset(range(n_trials))
@@ -212,8 +213,9 @@ class _OfAStrategy:
         self.objectives = settings.objectives
         self._settings, self._strategy = settings, settings.proposals(energy_of)
         self._first_points = settings.first_points()
-        self._asked = {}  # what the strategy proposed and was not told of, by trial
-        self._untold = []  # finished, with an energy nobody can guess yet
+        # What the strategy proposed and was not told of, by trial.
+        self._asked: dict[int, Mapping] = {}
+        self._untold: list[Mapping] = []  # finished, with an energy nobody can guess yet
 
     def check(self, finished: Sequence[Mapping]) -> None:
         """Nothing to check: `search.json` has the seed and all settings."""
@@ -259,8 +261,7 @@ def costs(row: Mapping, rows: Sequence[Mapping], objectives: Sequence[str]) -> l
     for name in objectives:
         value, failed_loss = row.get(name), row["status"] != "SUCCESS" and name == "loss"
         if failed_loss or value is None or not math.isfinite(value):
-            seen = [earlier.get(name) for earlier in rows]
-            seen = [v for v in seen if v is not None and math.isfinite(v)]
+            seen = [v for r in rows if (v := r.get(name)) is not None and math.isfinite(v)]
             value = max([*seen, 1.0] if name == "loss" else seen, default=None)
         if value is None:
             return None

@@ -100,7 +100,7 @@ class SearchSettings:
 
     def first_points(self) -> list[tuple[dict, str]]:
         """The points every strategy starts with, and their origin."""
-        default = {self.fidelity: self.levels.maximum}
+        default: dict = {self.fidelity: self.levels.maximum}
         default |= {"shift_depth": self.max_depth, "epochs": self.epochs}
         default |= to_python(self._space().get_default_configuration())
         rungs = self.levels.rungs(3 if self.strategy == "smac_mf_published" else self.eta)
@@ -108,7 +108,7 @@ class SearchSettings:
         if default[self.fidelity] not in rungs:  # weight bits: it has 5
             values = [default[self.fidelity], *values]
         points = [(default | {self.fidelity: value}, "default") for value in values]
-        seeds = (without_inactive(default | c) for c in self.seed_configurations)
+        seeds = (without_inactive(default | dict(c)) for c in self.seed_configurations)
         return points + [(point, "seed") for point in seeds]
 
     def proposals(self, energy_of: Callable[[Mapping], float] | None = None):

@@ -9,6 +9,7 @@ layers the network really has.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import pandas as pd
 from ConfigSpace import (
@@ -231,6 +232,7 @@ def space_table(space: ConfigurationSpace) -> pd.DataFrame:
     """A row per hyperparameter: range or choices, scale, default, condition and its reason."""
     conditions = {c.child.name: str(c).split(" | ")[-1] for c in space.conditions}
     rows = []
+    hyperparameter: Any
     for hyperparameter in space.values():
         categorical = hasattr(hyperparameter, "choices")
         log = getattr(hyperparameter, "log", False)
@@ -270,7 +272,7 @@ def known_good_configurations(max_depth: int | None = None) -> list[dict]:
         (7, "PS", 3, 22, 19, 412, "Adam", 0.19574505010432006, 0.5759289191947714, "stochastic",
          0.0015905368668715518, 47),
     )  # fmt: skip
-    configurations = [dict(zip(names, row, strict=True)) for row in rows]
+    configurations: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in rows]
     if max_depth is None:
         return configurations
     check_integer("max_depth", max_depth, 1)

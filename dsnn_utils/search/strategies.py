@@ -13,16 +13,20 @@ import logging
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from ConfigSpace import Configuration, ConfigurationSpace, Constant, Integer
+from ConfigSpace import Configuration, ConfigurationSpace, Constant, InCondition, Integer
 
 from dsnn_utils.checks import require_choice
 from dsnn_utils.runs.table import to_python
 from dsnn_utils.search.space import Fidelity
+
+if TYPE_CHECKING:  # a slow import, done where it is used
+    from smac.runhistory import TrialInfo
 
 STRATEGIES = ("smac_mf", "smac_mf_published", "smac", "tpe", "nsga2", "random")
 MULTI_FIDELITY = ("smac_mf", "smac_mf_published")
@@ -32,7 +36,7 @@ def make_strategy(
     name: str,
     space: ConfigurationSpace,
     fidelity: Fidelity | None,
-    objectives: tuple[str, ...],
+    objectives: Sequence[str],
     seed: int,
     n_initial: int = 8,
     eta: int = 2,
@@ -55,13 +59,14 @@ def make_strategy(
     require_choice("strategy", name, STRATEGIES)
     if (fidelity is not None) != (name in MULTI_FIDELITY):
         raise ValueError(f"strategy={name!r}: takes a fidelity exactly if it is multi-fidelity")
-    known_energy = energy_of is not None and len(objectives) == 2 and objectives[0] == "loss"
-    if name == "smac_mf" and known_energy and fidelity.name == "shift_depth":
-        return SmacKnownEnergy(space, fidelity, energy_of, seed, n_initial)
-    if name == "smac_mf":
-        return SmacMultiFidelity(space, fidelity, objectives, seed, n_initial, eta)
-    if name == "smac_mf_published":
-        return SmacMultiFidelity(space, fidelity, objectives, seed, n_initial, eta=3)
+    if fidelity is not None:
+        joint = fidelity.name == "shift_depth" and len(objectives) == 2 and objectives[0] == "loss"
+        if name == "smac_mf" and energy_of is not None and joint:
+            return SmacKnownEnergy(space, fidelity, energy_of, seed, n_initial)
+        if name == "smac_mf":
+            return SmacMultiFidelity(space, fidelity, objectives, seed, n_initial, eta)
+        if name == "smac_mf_published":
+            return SmacMultiFidelity(space, fidelity, objectives, seed, n_initial, eta=3)
     if name == "smac":
         return Smac(space, objectives, seed, n_initial)
     if name in ("tpe", "nsga2"):
@@ -95,13 +100,13 @@ class Smac:
     """
 
     def __init__(
-        self, space: ConfigurationSpace, objectives: tuple[str, ...], seed: int, n_initial: int
+        self, space: ConfigurationSpace, objectives: Sequence[str], seed: int, n_initial: int
     ):
-        self._conditions = [(c.child.name, c.parent.name, c.values) for c in space.conditions]
+        self._conditions = _conditions(space)
         self._space = ConfigurationSpace(seed=seed)
         self._space.add(list(space.values()))
         self._facade = self._make_facade(self._space, objectives, seed, n_initial)
-        self._open = {}
+        self._open: dict[tuple, TrialInfo] = {}
 
     def _make_facade(self, space, objectives, seed, n_initial):
         return _smac_facade(space, objectives, seed, n_initial)
@@ -156,7 +161,7 @@ class SmacMultiFidelity(Smac):
     def __init__(self, space, fidelity: Fidelity, objectives, seed, n_initial, eta):
         self._fidelity, self._eta = fidelity, eta
         self._budgets = _budgets(fidelity, eta)
-        self._seen = set()
+        self._seen: set[Configuration] = set()
         super().__init__(space, objectives, seed, n_initial)
 
     def _origin(self, config: Configuration) -> str:
@@ -198,7 +203,7 @@ class SmacKnownEnergy(Smac):
             Integer(fidelity.name, (low, high)) if low < high else Constant(fidelity.name, low)
         )
         self._fidelity, self._energy_of = fidelity.name, energy_of
-        self._seen = set()
+        self._seen: set[tuple] = set()
         super().__init__(space, ("loss",), seed, n_initial)
 
     def _make_facade(self, space, objectives, seed, n_initial):
@@ -241,6 +246,7 @@ class Optuna:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental-feature notes
+            sampler: optuna.samplers.BaseSampler
             if name == "tpe":
                 sampler = optuna.samplers.TPESampler(
                     seed=seed, n_startup_trials=n_initial, multivariate=True, group=True
@@ -251,13 +257,14 @@ class Optuna:
             sampler=sampler, directions=["minimize"] * len(objectives)
         )
         self._space = space
+        self._conditions = _conditions(space)
         self._n_initial = n_initial
-        self._open = {}
+        self._open: dict[tuple, optuna.Trial] = {}
 
     def ask(self) -> tuple[dict, str]:
         """The next point and its origin: "initial" or "model"."""
         trial = self._study.ask()
-        point = {}
+        point: dict = {}
         for name, hyperparameter in self._ordered():
             if self._active(name, point):
                 point[name] = trial._suggest(name, _distribution(hyperparameter))
@@ -283,12 +290,25 @@ class Optuna:
 
     def _ordered(self):
         """Hyperparameters with parents before their children."""
-        children = {c.child.name for c in self._space.conditions}
+        children = {child for child, _, _ in self._conditions}
         return sorted(self._space.items(), key=lambda item: item[0] in children)
 
     def _active(self, name: str, point: dict) -> bool:
-        conditions = [c for c in self._space.conditions if c.child.name == name]
-        return all(point.get(c.parent.name) in c.values for c in conditions)
+        return all(
+            point.get(parent) in values
+            for child, parent, values in self._conditions
+            if child == name
+        )
+
+
+def _conditions(space: ConfigurationSpace) -> list[tuple[str, str, list]]:
+    """Which hyperparameter is active with which values of which other one."""
+    found = []
+    for condition in space.conditions:
+        if not isinstance(condition, InCondition):
+            raise NotImplementedError(f"{condition}: must be an InCondition")
+        found.append((condition.child.name, condition.parent.name, condition.values))
+    return found
 
 
 def _distribution(hyperparameter):
@@ -308,7 +328,8 @@ def _key(point: dict) -> tuple:
 
 def _budgets(fidelity: Fidelity, eta: int) -> dict[int | float, float]:
     """The (possibly fractional) Hyperband budget behind each value of the fidelity."""
-    budgets, budget = {}, float(fidelity.maximum)
+    budgets: dict[int | float, float] = {}
+    budget = float(fidelity.maximum)
     while budget >= fidelity.minimum - 1e-9:
         budgets.setdefault(fidelity.value(budget), budget)
         budget /= eta

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -97,8 +98,10 @@ def build_network(point: Mapping, dataset: Dataset, recipe: Recipe, seed: int) -
     if recipe.start_from is not None:
         plain = plain_copy(_load("start_from", recipe.start_from, dataset, recipe, seed))
     spec = to_spec(point)
-    convert = convert_to_integer if isinstance(spec, IntegerSpec) else convert_to_shift
-    return convert(plain, point["shift_depth"], spec, keep_weights=not recipe.published_init)
+    depth, keep = point["shift_depth"], not recipe.published_init
+    if isinstance(spec, IntegerSpec):
+        return convert_to_integer(plain, depth, spec, keep)
+    return convert_to_shift(plain, depth, spec, keep)
 
 
 def check_files(recipe: Recipe, dataset: Dataset, seeds: Sequence[int]) -> None:
@@ -143,16 +146,19 @@ def run_trial(
     entropy (nats) and loss (validation error), modelled energy (J per image), duration (s) and
     status; with a `meter` also the measured energy of the training with its validation (kWh), its
     emissions (gCO2eq) and water (L), empty where the reading cannot be trusted. `embodied_gco2eq`
-    follows from the duration, with the assumptions of `footprint`. `test` adds the
+    follows from the duration, with the assumptions of `embodied_emissions_gco2eq`. `test` adds the
     accuracy on the test set: for final evaluations only.
     `checkpoint` is the file from which an interrupted training goes on, removed when it has ended.
     Duration and measured energy are then those since it went on.
     A training that diverges gives status DIVERGED with the reason, not an exception.
-    Raises ValueError for epochs below 1, besides what `train` raises.
+    Raises ValueError for epochs below 1 and for `test` on a data set without a test part, besides
+    what `train` raises.
     """
     require(point.get("epochs", 1) != 0, "epochs=0: must be at least 1")
+    test_images = dataset.test if test else None
+    require(not test or test_images is not None, "test=True: must have a data set with a test part")
     started = time.perf_counter()
-    row = {"started_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    row: dict[str, Any] = {"started_at": datetime.now(UTC).isoformat(timespec="seconds")}
     data = take_fraction(dataset, point.get("data_fraction") or 1.0)
     network = build_network(point, data, recipe, seed)
     energy = modelled_energy(network, tuple(data.train.images.shape[1:]))
@@ -200,8 +206,9 @@ def run_trial(
         else:
             row |= dict.fromkeys(MEASURED)
             row["energy_measured_method"] = f"untrusted: {measurement.reason}"
-    if test and row["status"] == "SUCCESS":
-        row["test_accuracy"] = evaluate(network, data.test, data, device=recipe.device)["accuracy"]
+    if test_images is not None and row["status"] == "SUCCESS":
+        tested = evaluate(network, test_images, data, device=recipe.device)
+        row["test_accuracy"] = tested["accuracy"]
     if checkpoint is not None:
         Path(checkpoint).unlink(missing_ok=True)
     row["duration_s"] = time.perf_counter() - started
@@ -243,10 +250,11 @@ def energy_function(
         integer_bits, fraction_bits = (point.get(name) or 0 for name in ACTIVATION_BITS)
         key = (arithmetic, integer_bits + fraction_bits, point["weight_bits"])
         if key not in by_depth:
-            bits = {name: point.get(name) or 0 for name in FORMAT}
+            bits: dict[str, Any] = {name: point.get(name) or 0 for name in FORMAT}
             spec = IntegerSpec(**bits) if arithmetic == "integer" else ShiftSpec("Q", **bits)
             for name in names:
-                converted[arithmetic].get_submodule(name).spec = spec
+                layer = converted[arithmetic].get_submodule(name)
+                layer.spec = spec  # type: ignore[assignment]  # torch's stub: no other attributes
             counted = by_layer(converted[arithmetic])
             change = (counted - plain).reindex(names, fill_value=0.0).to_numpy()
             by_depth[key] = plain.sum() + np.concatenate([[0.0], np.cumsum(change)])

@@ -6,6 +6,7 @@ each candidate, averaged over the batches it was fitted to.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,10 @@ class QuantizedLayer(nn.Module):
     """
 
     spec: Spec
+    weight: Tensor
+    bias: Any  # nn.Conv2d and nn.Linear give it different types
+    activation_errors: Tensor
+    activation_signed: Tensor
     fitting = False  # whether the next inputs are used to fit the format
 
     def adopt_activations(self, spec: Spec) -> None:
@@ -44,7 +49,9 @@ class QuantizedLayer(nn.Module):
             device = next(self.parameters()).device
             errors = torch.full((len(RANGE_EXPONENTS),), torch.nan, device=device)
             self.register_buffer("activation_errors", errors)
-            self.register_buffer("activation_signed", torch.zeros((), dtype=bool, device=device))
+            self.register_buffer(
+                "activation_signed", torch.zeros((), dtype=torch.bool, device=device)
+            )
 
     @property
     def is_fitted(self) -> bool:
@@ -72,7 +79,7 @@ class QuantizedLayer(nn.Module):
         # Under the narrowest format nearly everything is clipped: its error is the power.
         acceptable = max(min(errors) * AS_GOOD_AS_BEST, errors[0] * NO_ERROR)
         best = max(i for i, error in enumerate(errors) if error <= acceptable)
-        return self._candidate(RANGE_EXPONENTS[best], self.activation_signed.item())
+        return self._candidate(RANGE_EXPONENTS[best], bool(self.activation_signed))
 
     def _candidate(self, range_exponent: int, signed: bool) -> tuple[float, int, int]:
         bits = self.spec.activation_integer_bits + self.spec.activation_fraction_bits
@@ -87,7 +94,7 @@ class QuantizedLayer(nn.Module):
         x = x.detach()
         # Once negative, always signed: the format must hold all inputs there are.
         self.activation_signed |= (x < 0).any()
-        signed, spec = self.activation_signed.item(), self.spec
+        signed, spec = bool(self.activation_signed), self.spec
         sample = x[:FITTED_IMAGES].float()
         candidates = (self._candidate(exponent, signed) for exponent in RANGE_EXPONENTS)
         errors = torch.stack(
@@ -119,6 +126,18 @@ class QuantizedLayer(nn.Module):
         unit = self.weight_unit() * self.activation_codes()[0]
         rounded = (self.bias.detach() / unit).round_() * unit
         return rounded + (self.bias - self.bias.detach())  # its gradient goes straight through
+
+    def adopt_spec(self, spec: Any) -> None:
+        """Make a plain layer's parameters those of this kind of layer, at the same weights."""
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew, as the plain layer does."""
+        super().reset_parameters()  # type: ignore[misc]  # nn.Conv2d's or nn.Linear's
+
+    def effective_weight(self) -> Tensor:
+        """The weight used in the forward pass, differentiable."""
+        raise NotImplementedError
 
     def weight_unit(self) -> Tensor | float:
         """What all of the layer's weights are multiples of, one for each output channel or all."""

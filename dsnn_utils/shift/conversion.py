@@ -3,12 +3,14 @@
 import copy
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dsnn_utils.checks import check_integer
+from dsnn_utils.shift.activations import QuantizedLayer
 from dsnn_utils.shift.integers import IntegerConv2d, IntegerLinear
 from dsnn_utils.shift.layers import ShiftConv2d, ShiftLinear
 from dsnn_utils.shift.specs import IntegerSpec, ShiftSpec, Spec, check_spec
@@ -97,6 +99,7 @@ def convert_layers(
         # or a model that is itself a single layer.
         classes = INTEGER_CLASS if isinstance(spec, IntegerSpec) else SHIFT_CLASS
         layer.__class__ = classes[type(layer)]
+        assert isinstance(layer, QuantizedLayer)
         layer.adopt_spec(spec)
         if not keep_weights:
             layer.reset_parameters()
@@ -112,7 +115,7 @@ def effective_weights(model: nn.Module) -> Tensor:
     Signed powers of two (or 0) for shift layers, integers times a step for integer layers, the
     weights themselves for plain ones. A copy, on the CPU, to look at.
     """
-    layers = [model.get_submodule(name) for name in shiftable_layers(model)]
+    layers: list[Any] = [model.get_submodule(name) for name in shiftable_layers(model)]
     weights = [x.effective_weight() if hasattr(x, "spec") else x.weight for x in layers]
     return torch.cat([weight.flatten().cpu() for weight in weights])
 

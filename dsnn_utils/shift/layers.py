@@ -17,6 +17,9 @@ class _ShiftLayer(QuantizedLayer):
     """
 
     spec: ShiftSpec
+    shift: nn.Parameter
+    sign: nn.Parameter
+    weight_scale: Tensor
 
     def adopt_spec(self, spec: ShiftSpec) -> None:
         """Make a plain layer's parameters those of a shift layer, at the same weights.
@@ -63,8 +66,8 @@ class _ShiftLayer(QuantizedLayer):
         stochastic = self.training and self.spec.rounding == "stochastic"
         if self.spec.shift_type == "Q":
             return quantize_q(self.weight, low, stochastic, self.scale())
-        weight = quantize_ps(self.shift, self.sign, low, stochastic)
-        return weight if self.scale() is None else weight * self.scale()
+        weight, scale = quantize_ps(self.shift, self.sign, low, stochastic), self.scale()
+        return weight if scale is None else weight * scale
 
     def scale(self) -> Tensor | None:
         """The power of two that the weights are multiples of, to be broadcast; None without."""

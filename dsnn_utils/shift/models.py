@@ -110,7 +110,9 @@ def _efficientnetv2(num_classes: int, in_channels: int) -> nn.Module:
 
 
 def _conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
-    return _kaiming(nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False))
+    layer = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+    _kaiming(layer)
+    return layer
 
 
 def _kaiming(model: nn.Module) -> nn.Module:

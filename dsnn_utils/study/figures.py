@@ -121,8 +121,8 @@ def thumbnails(run: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for notebook, name in THUMBNAILS.items():
         with Image.open(run / "figures" / f"{name}.png") as picture:
-            height = round(picture.height * THUMBNAIL_WIDTH / picture.width)
-            small = picture.convert("RGB").resize((THUMBNAIL_WIDTH, height), Image.LANCZOS)
+            size = THUMBNAIL_WIDTH, round(picture.height * THUMBNAIL_WIDTH / picture.width)
+            small = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
         small.save(target / f"{notebook}.png", optimize=True)
 
 

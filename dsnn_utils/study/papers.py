@@ -12,6 +12,7 @@ Sources:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -122,33 +123,34 @@ def compare(
 
 
 def _compare_one(row: Published, ours: dict | None, results: Mapping) -> dict:
-    value, used, seeds, reasons = None, None, 0, []
+    reasons: list[str] = []
+    found = None
     if ours is None:
         reasons.append("no trials table given")
     else:
-        value, used, seeds = _counterpart(row, ours, results, reasons)
-        if value is not None:
-            reasons = list(dict.fromkeys([*reasons, *_differences(row, used)]))
-    comparable = value is not None and not reasons
-    short = None if value is None else row.value - value
-    status = "not yet"
-    if comparable:
-        status = "reproduced"
+        found = _counterpart(row, ours, results, reasons)
+        if found is not None:
+            reasons = list(dict.fromkeys([*reasons, *_differences(row, found.row)]))
+    value = np.nan if found is None else found.value
+    comparable, status = False, "not yet"
+    if found is not None and not reasons:
+        comparable, status, short = True, "reproduced", row.value - value
         if short > TOLERANCE_PERCENT:
             status = "differs"
         elif row.relation != ">" and short < -TOLERANCE_PERCENT:
             status = "exceeded"
         reasons = [
-            f"same data set, network and measure, ours {used.get('epochs')} epochs, n = {seeds}",
+            f"same data set, network and measure, ours {found.row.get('epochs')} epochs, "
+            f"n = {found.seeds}",
             f"not known: {row.unknown}",
         ]
     return {
         "what": row.what,
         "published": row.value,
         "relation": row.relation,
-        "ours": np.nan if value is None else value,
+        "ours": value,
         "unit": row.unit,
-        "ratio": np.nan if value is None else value / row.value,
+        "ratio": value / row.value,
         "comparable": comparable,
         "why": "; ".join(reasons),
         "status": status,
@@ -173,26 +175,34 @@ def _our_rows(trials: pd.DataFrame, chosen: pd.Series | None, objectives: Sequen
     return found
 
 
-def _counterpart(row: Published, ours: dict, results: Mapping, reasons: list):
-    """Value in the published unit, our row it belongs to and its seeds; None without a value."""
+class _Counterpart(NamedTuple):
+    value: float  # in the published unit
+    row: pd.Series  # the trial it belongs to
+    seeds: int
+
+
+def _counterpart(
+    row: Published, ours: dict, results: Mapping, reasons: list[str]
+) -> _Counterpart | None:
+    """Our value beside a published one; without any, None and one more of the `reasons`."""
     rows, default, chosen = ours["rows"], ours["default"], ours["chosen"]
     kind, _, measure = row.quantity.rpartition("_")
     if row.model not in ("any", *rows["model"].unique()):
         reasons.append(f"no trial with {row.model}")
-        return None, None, 0
+        return None
     if default is None and (measure == "gain" or kind == "default"):
         reasons.append("no successful published default in the table")
-        return None, None, 0
+        return None
     if measure == "gain":
         gain = _loss_gain if kind == "loss" else _emissions_gain
         value, seeds = gain(ours, reasons)
-        return value, default, seeds
+        return None if value is None else _Counterpart(value, default, seeds)
     if measure == "emissions":
         value = chosen.get("emissions_gco2eq")
         if value is None or not np.isfinite(value):
             reasons.append("no emissions measured")
-            return None, None, 0
-        return float(value), chosen, 1
+            return None
+        return _Counterpart(float(value), chosen, 1)
     if kind == "full_depth":
         rows = rows[rows["shift_depth"] == rows["max_shift_depth"]]
         rows = rows[rows["shift_type"] == row.shift_type]
@@ -206,13 +216,14 @@ def _counterpart(row: Published, ours: dict, results: Mapping, reasons: list):
         rows = rows[rows["model"] == row.model]
     if rows.empty:
         reasons.append("no such trial in the table")
-        return None, None, 0
+        return None
     used = rows.loc[rows["val_accuracy"].astype(float).idxmax()]
-    key = f"{kind}_{row.shift_type.lower()}" if kind == "full_depth" else kind
-    if f"{key}_test_accuracy" in results:
-        return 100 * float(results[f"{key}_test_accuracy"]), used, 1
+    if kind == "full_depth" and row.shift_type is not None:
+        kind = f"{kind}_{row.shift_type.lower()}"
+    if f"{kind}_test_accuracy" in results:
+        return _Counterpart(100 * float(results[f"{kind}_test_accuracy"]), used, 1)
     accuracy, seeds = _accuracy(used, ours["rows"], reasons)
-    return 100 * accuracy, used, seeds
+    return _Counterpart(100 * accuracy, used, seeds)
 
 
 def _accuracy(network: pd.Series, rows: pd.DataFrame, reasons: list) -> tuple[float, int]:

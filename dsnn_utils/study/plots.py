@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 from dsnn_utils.analysis.fronts import pareto_front
 from dsnn_utils.checks import require_columns
@@ -144,7 +145,7 @@ def plot_finals(summary: pd.DataFrame, cost: str = ENERGY_WITH_MEMORY) -> DualFi
     bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     bar.outline.set_visible(False)
     figure.draw_without_rendering()  # from here on it is known how much room a label takes
-    taken = []
+    taken: list[Bbox] = []
     for _, row in rows.sort_values("test_accuracy", ascending=False).iterrows():
         text = f"{row['origin']}, n = {row['seeds']}"
         place = factor * row[cost], 100 * row["test_accuracy"]

@@ -13,8 +13,9 @@ from dsnn_utils.checks import require_columns
 from dsnn_utils.paths import project_root
 
 TABLES = project_root() / "figures" / "strategies"
-STRATEGY_ORDER = ("random", "smac_mf_published", "smac_mf_unknown_energy", "smac", "nsga2", "tpe")
-STRATEGY_ORDER += ("smac_mf",)
+STRATEGY_ORDER = (
+    "random", "smac_mf_published", "smac_mf_unknown_energy", "smac", "nsga2", "tpe", "smac_mf",
+)  # fmt: skip
 
 
 def read_comparison() -> pd.DataFrame:

@@ -4,6 +4,7 @@ import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,7 +28,7 @@ class Checkpoint:
         generator: torch.Generator,
     ):
         self._path, self._settings = path, dict(settings)
-        self._parts = {"model": model, "optimizer": optimizer}
+        self._parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
         if scheduler is not None:
             self._parts["scheduler"] = scheduler
         self._generator = generator

@@ -1,9 +1,9 @@
 """Image classification data: held in memory as uint8, split once and for all by a seed.
 
-``load_dataset`` knows scikit-learn's digits (nothing to download), CIFAR-10 and Fashion-MNIST
-(torchvision), and any directory or ``.zip`` with ``train/<class>/`` images and, if it has one,
-``test/<class>/``. Three parts come out: *train*, *validation* (to compare configurations with)
-and *test* (for the one evaluation at the end).
+`load_dataset` knows scikit-learn's digits (nothing to download), CIFAR-10 and Fashion-MNIST
+(torchvision), and any directory or `.zip` with `train/<class>/` images and, if it has one,
+`test/<class>/`. Three parts come out: `train`, `validation` (to compare configurations with)
+and `test` (for the one evaluation at the end).
 """
 
 from dataclasses import dataclass, replace
@@ -25,9 +25,9 @@ TEST_SHARE = 0.2  # split off where a data set brings no test part
 class Dataset:
     """The three parts of a data set and what is needed to feed them to a network.
 
-    ``mean`` and ``std`` are per channel on the 0..1 scale. ``flip`` says whether a mirrored image
+    `mean` and `std` are per channel on the 0..1 scale. `flip` says whether a mirrored image
     still shows its class: False for digits, True otherwise. For images of your own where it does
-    not hold (text, say): ``dataclasses.replace(dataset, flip=False)``.
+    not hold (text, say): `dataclasses.replace(dataset, flip=False)`.
     """
 
     name: str
@@ -50,7 +50,8 @@ class Dataset:
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        return tuple(self.train.images.shape[2:])
+        height, width = self.train.images.shape[2:]
+        return height, width
 
 
 def load_dataset(
@@ -64,18 +65,18 @@ def load_dataset(
 ) -> Dataset:
     """Load a data set and split it.
 
-    ``name_or_path`` is ``digits``, ``cifar10``, ``fashion_mnist``, or the path of a directory or
-    ``.zip`` that holds ``train/<class>/*.png`` (or jpg, ...) and possibly ``test/<class>/*``.
-    ``root`` is where torchvision keeps its files and where decoded images are cached.
-    ``image_size`` (pixels) crops to the central square and resizes. Images are read as 8-bit grey
+    `name_or_path` is `digits`, `cifar10`, `fashion_mnist`, or the path of a directory or
+    `.zip` that holds `train/<class>/*.png` (or jpg, ...) and possibly `test/<class>/*`.
+    `root` is where torchvision keeps its files and where decoded images are cached.
+    `image_size` (pixels) crops to the central square and resizes. Images are read as 8-bit grey
     or colour, transparent ones on white.
 
-    All splits are stratified. ``validation_share`` of the training images, drawn with ``seed``,
-    become the validation part; ``train_size`` keeps that many of the rest, so the validation
-    part is the same for every ``train_size``, and a smaller training part is contained in a
+    All splits are stratified. `validation_share` of the training images, drawn with `seed`,
+    become the validation part; `train_size` keeps that many of the rest, so the validation
+    part is the same for every `train_size`, and a smaller training part is contained in a
     larger one. A data set without a test part (digits is one) gives up 20 % of its images as its
-    test part, always the same ones whatever the seed. ``mean`` and ``std`` come from all training
-    images left by the validation split, so that they do not depend on ``train_size`` either.
+    test part, always the same ones whatever the seed. `mean` and `std` come from all training
+    images left by the validation split, so that they do not depend on `train_size` either.
 
     Raises ValueError for a bad argument or unusable images, RuntimeError for a failed download.
     """
@@ -135,7 +136,7 @@ def load_dataset(
 
 
 def take_fraction(dataset: Dataset, fraction: float, seed: int = 0) -> Dataset:
-    """The data set with a stratified ``fraction`` of its training part, everything else the same.
+    """The data set with a stratified `fraction` of its training part, everything else the same.
 
     At least one image per class stays. With the same seed, smaller fractions are contained in
     larger ones. Raises ValueError for a fraction outside (0, 1].
@@ -179,7 +180,8 @@ def _load_torchvision(name: str, root: Path) -> tuple[list[str], ImageSet, Image
         images = torch.as_tensor(part.data)  # uint8, (N, H, W, 3) or (N, H, W)
         images = images.permute(0, 3, 1, 2) if images.ndim == 4 else images[:, None]
         sets.append(ImageSet(images.contiguous(), torch.as_tensor(part.targets)))
-    return list(parts[0].classes), *sets
+    train, test = sets
+    return list(parts[0].classes), train, test
 
 
 def _stratified_order(labels: torch.Tensor, seed: int) -> torch.Tensor:
@@ -188,11 +190,11 @@ def _stratified_order(labels: torch.Tensor, seed: int) -> torch.Tensor:
     The images of a class of n, shuffled, take the positions 0, 1/n, 2/n, ...; sorting all images
     by position, ties at random, mixes the classes in proportion.
     """
-    labels = labels.numpy()
-    random = np.random.default_rng(seed).random(len(labels))
-    position = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+    classes = labels.numpy()
+    random = np.random.default_rng(seed).random(len(classes))
+    position = np.empty(len(classes))
+    for label in np.unique(classes):
+        members = np.flatnonzero(classes == label)
         position[members[np.argsort(random[members])]] = np.arange(len(members)) / len(members)
     return torch.from_numpy(np.lexsort((random, position)))
 
@@ -200,7 +202,7 @@ def _stratified_order(labels: torch.Tensor, seed: int) -> torch.Tensor:
 def _split(
     labels: torch.Tensor, indices: torch.Tensor, share: float, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``indices`` in two stratified parts, the first with ``share`` of them."""
+    """`indices` in two stratified parts, the first with `share` of them."""
     order = indices[_stratified_order(labels[indices], seed)]
     size = round(share * len(order))
     return order[:size], order[size:]

@@ -31,7 +31,7 @@ class ImageSet:
         return len(self.labels)
 
     def __getitem__(self, indices) -> "ImageSet":
-        """The images at ``indices`` (a tensor of integers or a slice), as an ImageSet."""
+        """The images at `indices` (a tensor of integers or a slice), as an ImageSet."""
         return ImageSet(self.images[indices], self.labels[indices])
 
     def __repr__(self) -> str:
@@ -43,7 +43,7 @@ DECODING = 2  # changed with what is made of a file, so that older caches are de
 
 
 def _load_folder(path: Path, root: Path, image_size: int | None):
-    """Images of a directory or zip, from the cache under ``root`` as long as nothing changed."""
+    """Images of a directory or zip, from the cache under `root` as long as nothing changed."""
     zipped = path.is_file()
     files = [path] if zipped else _files_below(path)
     status = [(str(file.relative_to(path)), file.stat()) for file in files]
@@ -82,7 +82,7 @@ def _files_below(path: Path) -> list[Path]:
 
 def _decode_all(path: Path, names: list[str], read, image_size: int | None) -> dict:
     """Class names and, for each part there is, its decoded images and labels."""
-    members = {"train": [], "test": []}  # part -> [(file, class name)]
+    members: dict[str, list[tuple[str, str]]] = {"train": [], "test": []}  # (file, class name)
     must, seen = f"name_or_path='{path}': must", set()
     for name, folders in _without_wrapper(names, must):
         if len(folders) >= 2 and folders[0] in members:
@@ -135,11 +135,8 @@ def _decode(names: list[str], read, image_size: int | None, what: str) -> torch.
                 deep = image.format == "PNG" and content[24] > 8
                 require(image.mode[0] not in "IF" and not deep, "more than 8 bits per channel")
                 grey = image.mode in ("1", "L", "LA")
-                if image.has_transparency_data:
-                    image = image.convert("RGBA")
-                    white = Image.new("RGBA", image.size, "white")
-                    image = Image.alpha_composite(white, image)
-                pixels = torch.from_numpy(np.array(image.convert("L" if grey else "RGB")))
+                opaque = _on_white(image) if image.has_transparency_data else image
+                pixels = torch.from_numpy(np.array(opaque.convert("L" if grey else "RGB")))
         except Exception as error:  # of many kinds, but always about this one file
             raise ValueError(f"{what}, {name}: must be a readable image ({error})") from error
         pixels = pixels[None] if grey else pixels.permute(2, 0, 1).contiguous()
@@ -157,8 +154,13 @@ def _decode(names: list[str], read, image_size: int | None, what: str) -> torch.
     return torch.stack([image.expand(channels, -1, -1) for image in images])
 
 
+def _on_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+
+
 def _resize(images: torch.Tensor, size: int) -> torch.Tensor:
-    """The central square of uint8 images (..., C, H, W), scaled to ``size`` pixels."""
+    """The central square of uint8 images (..., C, H, W), scaled to `size` pixels."""
     if images.shape[-2:] == (size, size):
         return images
     square = transforms.center_crop(images, [min(images.shape[-2:])])

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ class Diverged(RuntimeError):
 class Ranger(torch.optim.RAdam):
     """RAdam with Lookahead (Zhang et al., 2019, arXiv 1907.08610).
 
-    Every ``LOOKAHEAD_STEPS`` steps a second, slow copy of the weights moves ``LOOKAHEAD_PACE`` of
+    Every `LOOKAHEAD_STEPS` steps a second, slow copy of the weights moves `LOOKAHEAD_PACE` of
     the way to the trained ones, which continue from there.
     """
 
@@ -98,34 +99,34 @@ def train(
     teacher: nn.Module | None = None,
     distillation: float = 0.5,
 ) -> list[dict]:
-    """Train ``model`` in place on ``dataset.train`` and return its history.
+    """Train `model` in place on `dataset.train` and return its history.
 
-    The model is moved to ``device`` and, unless it reshapes with ``view``, to the channels_last
+    The model is moved to `device` and, unless it reshapes with `view`, to the channels_last
     memory format, and left in training mode. One dict per epoch,
-    also given to ``on_epoch`` as soon as it is known: ``epoch`` (from 1), ``train_loss`` and
-    ``train_accuracy`` (of the augmented batches, while learning), ``validation_loss`` and
-    ``validation_accuracy``, ``lr`` (of the epoch's last step), ``duration_s`` (with validation).
+    also given to `on_epoch` as soon as it is known: `epoch` (from 1), `train_loss` and
+    `train_accuracy` (of the augmented batches, while learning), `validation_loss` and
+    `validation_accuracy`, `lr` (of the epoch's last step), `duration_s` (with validation).
 
-    ``momentum`` is used by SGD (Nesterov) and RMSprop, the others have none. ``weight_decay``
-    acts on weight matrices and kernels only: not on PS layers' ``shift`` and ``sign``, nor on
-    one-dimensional parameters (biases, normalisation). ``schedule`` "one_cycle" warms up to
-    ``lr`` over the first 30 % of all steps and anneals to zero (a cycle needs at least 3 steps,
-    fewer are made at ``lr``); "constant" keeps ``lr``.
-    ``augment`` crops at random from the image with a border of an eighth of its size and, if
-    ``dataset.flip``, mirrors every second image. ``precision`` "auto" is bfloat16 where the
+    `momentum` is used by SGD (Nesterov) and RMSprop, the others have none. `weight_decay`
+    acts on weight matrices and kernels only: not on PS layers' `shift` and `sign`, nor on
+    one-dimensional parameters (biases, normalisation). `schedule` "one_cycle" warms up to
+    `lr` over the first 30 % of all steps and anneals to zero (a cycle needs at least 3 steps,
+    fewer are made at `lr`); "constant" keeps `lr`.
+    `augment` crops at random from the image with a border of an eighth of its size and, if
+    `dataset.flip`, mirrors every second image. `precision` "auto" is bfloat16 where the
     hardware computes in it and float32 elsewhere. A last batch of a single image is left out:
     batch normalisation has no variance to offer for it.
 
-    With a ``teacher``, a trained network, the loss is (1 - d) cross entropy + d T^2 KL(teacher,
+    With a `teacher`, a trained network, the loss is (1 - d) cross entropy + d T^2 KL(teacher,
     model), the logits of both divided by T = 4 in the second term (Hinton et al., 2015, arXiv
-    1503.02531), d being ``distillation``.
+    1503.02531), d being `distillation`.
 
     The same seed on the same CPU and thread count gives the same weights and history. The global
     generators are seeded (stochastic rounding draws from them).
 
-    With ``checkpoint``, a file, all that the training needs to go on is kept there after each
+    With `checkpoint`, a file, all that the training needs to go on is kept there after each
     epoch. Called again with the same arguments it goes on from there and ends with the same bits as
-    a training that was never interrupted; ``on_epoch`` is called for the earlier epochs as well.
+    a training that was never interrupted; `on_epoch` is called for the earlier epochs as well.
 
     Raises ValueError for a bad argument, and for a checkpoint of another training or one that
     cannot be read; Diverged for a loss that is not finite.
@@ -174,7 +175,8 @@ def train(
         training |= {"distillation": None if teacher is None else distillation}
         kept = Checkpoint(Path(checkpoint), training, model, updates, scheduler, generator)
         history = kept.restore()
-        for row in history if on_epoch is not None else ():
+    if on_epoch is not None:
+        for row in history:
             on_epoch(row)
     for epoch in range(len(history) + 1, epochs + 1):
         started = time.perf_counter()
@@ -245,10 +247,10 @@ def evaluate(
     batch_size: int = 128,
     device: str | torch.device = "auto",
 ) -> dict[str, float]:
-    """Mean ``cross_entropy`` (nats) and ``accuracy`` (0..1) of ``model`` on ``images``.
+    """Mean `cross_entropy` (nats) and `accuracy` (0..1) of `model` on `images`.
 
-    Always in float32 and evaluation mode; every module's mode is restored. ``dataset`` gives the
-    mean and std for the normalisation. The model is moved to ``device``.
+    Always in float32 and evaluation mode; every module's mode is restored. `dataset` gives the
+    mean and std for the normalisation. The model is moved to `device`.
     """
     check_integer("batch_size", batch_size, 1)
     require(len(images) > 0, "images: must hold at least one image")
@@ -288,14 +290,15 @@ def _bfloat16(precision: str, device: torch.device) -> bool:
         return precision == "bfloat16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    cpu = getattr(torch.cpu, "get_capabilities", dict)()  # not in older releases
+    cpu: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older releases
     return bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))
 
 
 def _build_optimizer(
     model: nn.Module, name: str, lr: float, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    decayed, undecayed = [], []
+    decayed: list[nn.Parameter] = []
+    undecayed: list[nn.Parameter] = []
     layers = [m for m in model.modules() if isinstance(m, (ShiftConv2d, ShiftLinear))]
     ps = {id(p) for m in layers if m.spec.shift_type == "PS" for p in (m.shift, m.sign)}
     for parameter in model.parameters():
@@ -306,7 +309,7 @@ def _build_optimizer(
         {"params": decayed, "weight_decay": weight_decay},
         {"params": undecayed, "weight_decay": 0.0},
     ]
-    options = {}
+    options: dict[str, Any] = {}
     if name == "SGD":
         options = {"momentum": momentum, "nesterov": momentum > 0, "fused": True}
     elif name == "RMSprop":
@@ -320,7 +323,7 @@ def _build_optimizer(
 def _batch(
     images: torch.Tensor, indices: torch.Tensor, flip: bool, generator: torch.Generator | None
 ) -> torch.Tensor:
-    """The images at ``indices``, uint8 (B, C, H, W), augmented if there is a generator.
+    """The images at `indices`, uint8 (B, C, H, W), augmented if there is a generator.
 
     Crop and flip are one gather: each image has its own rows and columns to read.
     """
@@ -346,7 +349,7 @@ def _place(model: nn.Module, dataset: Dataset, device: torch.device):
 
     In the channels_last format, which is faster here, unless a network cannot work on it.
     """
-    model.to(device=device, memory_format=torch.channels_last)
+    model.to(device).to(memory_format=torch.channels_last)
     normalise = _normaliser(dataset, device)
     with torch.no_grad(), eval_mode(model), torch.autocast(device.type, enabled=False):
         try:

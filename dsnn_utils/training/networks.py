@@ -136,12 +136,14 @@ def load_network(path: str | Path, network: nn.Module | None = None) -> SavedNet
 def plain_copy(saved: SavedNetwork) -> nn.Module:
     """The saved network with plain layers, to be converted to another number format.
 
-    Q and integer layers have a real weight, which is kept; of PS it is the power of two.
+    Q and integer layers have a real weight, which is kept; of PS it is the power of two. Raises
+    ValueError for a network that `build_model` does not know.
     """
+    require(saved.model is not None, "saved: must be a network that build_model knows")
     state = saved.network.state_dict()
     for name, layer in saved.network.named_modules():
         if isinstance(layer, QuantizedLayer) and f"{name}.weight" not in state:
             state[f"{name}.weight"] = layer.effective_weight()
-    network = build_model(saved.model, len(saved.classes), len(saved.mean))
+    network = build_model(str(saved.model), len(saved.classes), len(saved.mean))
     network.load_state_dict({key: state[key] for key in network.state_dict()})
     return network

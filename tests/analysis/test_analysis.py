@@ -600,13 +600,14 @@ def test_errors_say_what_is_wrong():
         analysis.hypervolume(rows, reference={"loss": 1.0})
     with pytest.raises(ValueError, match="percentiles=101"):
         analysis.attainment(rows, percentiles=[101])
-    with pytest.raises(ValueError, match="at least 4 successful rows"):
+    too_few = "at least 4 successful rows that differ in loss"
+    with pytest.raises(ValueError, match=rf"{too_few} in one run \(rows with the same seed\); run"):
         analysis.importance(pd.concat([rows, rows.assign(shift_depth=3)]), "loss")
     for function in (
         analysis.partial_dependence,
         lambda t: analysis.ablation_path(t, START, TARGET),
     ):
-        with pytest.raises(ValueError, match="at least 4 successful rows that differ in loss"):
+        with pytest.raises(ValueError, match=f"{too_few}; run more trials"):
             function(KNOWN[:3])
         with pytest.raises(ValueError, match=r"must have the columns \['shift_depth'\]"):
             function(KNOWN.drop(columns="shift_depth"))

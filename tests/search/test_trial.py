@@ -112,6 +112,8 @@ def test_the_test_set_is_touched_only_when_asked(digits):
     row, network, _ = run_trial(POINT, digits, RECIPE, test=True)
     assert row["test_accuracy"] == evaluate(network, digits.test, digits)["accuracy"]
     run_trial(POINT, replace(digits, test=None), RECIPE)  # not needed otherwise
+    with pytest.raises(ValueError, match="test=True: must have a data set with a test part"):
+        run_trial(POINT, replace(digits, test=None), RECIPE, test=True)
 
 
 def test_the_target_function_is_picklable(digits):
