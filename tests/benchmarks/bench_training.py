@@ -3,8 +3,9 @@
     python tests/benchmarks/bench_training.py [--deepshift CHECKOUT]
 
 Trains ResNet20 on random images of CIFAR-10's size: plain, Q and PS at full depth with
-`training.train`, and with `--deepshift` (a checkout of github.com/mostafaelhoushi/DeepShift) the
-same network converted by DeepShift's own code, in float32 as that code needs it, with the same
+`training.train`, both also with everything that makes few bits hold, uniform integers, and with
+`--deepshift` (a checkout of github.com/mostafaelhoushi/DeepShift) the same network converted by
+DeepShift's own code, in float32 as that code needs it, with the same
 loop. All arms take turns within every round, so what else the machine does hits all of them; the
 ratios are of the medians over the rounds. Then: what dead weights cost in evaluation, the time of a
 conversion, of everything a trial does outside training and evaluation, and the memory CIFAR-10
@@ -24,8 +25,18 @@ import torch
 
 from dsnn_utils import ShiftSpec, convert_to_shift, shiftable_layers
 from dsnn_utils.search import Recipe, published_default, run_trial
-from dsnn_utils.shift import build_model
+from dsnn_utils.shift import IntegerSpec, build_model, convert_to_integer
 from dsnn_utils.training import Dataset, ImageSet, evaluate, train
+
+REMEDIES = {
+    "weight_bits": 3,
+    "activation_integer_bits": 4,
+    "activation_fraction_bits": 0,
+    "weight_scale": "channel",
+    "activation_format": "fitted",
+    "activation_rounding": "nearest",
+    "clipped_gradient": "zero",
+}
 
 
 def random_dataset(train_size: int, validation_size: int = 2) -> Dataset:
@@ -68,6 +79,9 @@ def print_training(rounds: int, steps: int, checkout: Path | None) -> None:
         "plain": (plain, "bfloat16"),
         "Q": (convert_to_shift(plain, depth, ShiftSpec("Q")), "bfloat16"),
         "PS": (convert_to_shift(plain, depth, ShiftSpec("PS")), "bfloat16"),
+        "Q, remedies": (convert_to_shift(plain, depth, ShiftSpec("Q", **REMEDIES)), "bfloat16"),
+        "PS, remedies": (convert_to_shift(plain, depth, ShiftSpec("PS", **REMEDIES)), "bfloat16"),
+        "integers": (convert_to_integer(plain, depth, IntegerSpec(**REMEDIES)), "bfloat16"),
         "plain float32": (build_model("resnet20", 10), "float32"),
     }
     if checkout:
@@ -84,7 +98,7 @@ def print_training(rounds: int, steps: int, checkout: Path | None) -> None:
                 times[name].append(seconds)
     median = {name: statistics.median(values) for name, values in times.items()}
     print(f"\ntraining step, batch 128, {rounds} rounds of {steps} steps; speed over that of")
-    columns = [name for name in ("plain", "DeepShift Q float32", "DeepShift PS float32")
+    columns = [name for name in ("plain", "Q", "PS", "DeepShift Q float32", "DeepShift PS float32")
                if name in arms]  # fmt: skip
     print(f"{'':22}" + "".join(f"{name:>22}" for name in columns) + "   spread of rounds")
     for name, values in times.items():
@@ -158,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--deepshift", type=Path, help="a checkout of DeepShift")
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=16)
     arguments = parser.parse_args()
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} "
