@@ -22,12 +22,17 @@ from dsnn_utils.analysis.fronts import (
     reference_point,
 )
 from dsnn_utils.analysis.influence import ablation_path, importance, partial_dependence
-from dsnn_utils.analysis.trainings import learning_curves, summarise_points
+from dsnn_utils.analysis.trainings import (
+    accuracy_by_format,
+    learning_curves,
+    summarise_points,
+)
 
 __all__ = [
     "TRAINING_FIDELITIES",
     "CHOICE_RULES",
     "ablation_path",
+    "accuracy_by_format",
     "accuracy_drop",
     "attainment",
     "best_dominating_default",

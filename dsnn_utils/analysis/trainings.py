@@ -8,6 +8,7 @@ from scipy import stats
 from dsnn_utils.checks import require_columns
 from dsnn_utils.runs.columns import (
     ACCURACIES,
+    ACTIVATION_BITS,
     COMPUTE_ENERGY,
     CURVE,
     HYPERPARAMETERS,
@@ -77,3 +78,31 @@ def summarise_points(trials: pd.DataFrame) -> pd.DataFrame:
                 row[f"{name}_half_width"] = quantile * good[name].std() / n**0.5
         rows.append(row)
     return pd.DataFrame(rows).sort_values(COMPUTE_ENERGY, kind="stable", ignore_index=True)
+
+
+def accuracy_by_format(trials: pd.DataFrame) -> pd.DataFrame:
+    """A row per label (`origin`), weight bits and activation bits (integer and fraction together).
+
+    Columns `seeds` (that were trained), `failed`, and `mean`, `lowest` and `highest` validation
+    accuracy (0..1) of those that succeeded, empty where none did. Labels keep their order.
+    Raises ValueError for an empty table.
+    """
+    if trials.empty:
+        raise ValueError("trials: must have at least one row")
+    good = trials["status"] == "SUCCESS"
+    bits = trials[list(ACTIVATION_BITS)].fillna(0).sum(axis=1).astype(int)
+    rows = trials.assign(
+        activation_bits=bits, failed=~good, val_accuracy=trials["val_accuracy"].where(good)
+    )
+    cells = rows.groupby(["origin", "weight_bits", "activation_bits"], sort=False)
+    accuracy = cells["val_accuracy"]
+    table = pd.DataFrame(
+        {
+            "seeds": cells.size(),
+            "failed": cells["failed"].sum(),
+            "mean": accuracy.mean(),
+            "lowest": accuracy.min(),
+            "highest": accuracy.max(),
+        }
+    )
+    return table.reset_index()

@@ -32,7 +32,7 @@ from dsnn_utils.plots.style import (
     draw,
     use_style,
 )
-from dsnn_utils.plots.training import plot_learning_curves, plot_training
+from dsnn_utils.plots.training import plot_formats, plot_learning_curves, plot_training
 
 __all__ = [
     "CATEGORIES",
@@ -53,6 +53,7 @@ __all__ = [
     "plot_grids",
     "plot_hypervolume",
     "plot_importance",
+    "plot_formats",
     "plot_learning_curves",
     "plot_network",
     "plot_noise",

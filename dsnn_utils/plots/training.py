@@ -21,6 +21,7 @@ from dsnn_utils.plots.style import (
     TWO_COLUMNS,
     DualFigure,
     depth_norm,
+    heatmap,
     legend_above,
     new_axes,
     plotly_figure,
@@ -160,3 +161,38 @@ def _curve_panels(percent: pd.DataFrame, points: Sequence[str]) -> Figure:
     figure.supxlabel("Epoch", fontsize=8)
     figure.supylabel("Validation accuracy (%)", fontsize=8)
     return figure
+
+
+@styled
+def plot_formats(cells: pd.DataFrame) -> DualFigure:
+    """Validation accuracy by number format: a panel per weight bits, a row per label.
+
+    `cells` is a table of `analysis.accuracy_by_format`. A cell has the mean over the seeds that
+    succeeded; a note says where some failed, and a cross where all did.
+    """
+    labels = list(dict.fromkeys(cells["origin"]))
+    weight_bits = sorted(cells["weight_bits"].unique())
+    height = max(2.0, 0.9 + 0.24 * len(labels))  # room for the label of the colour bar
+    figure, axes = new_axes(TWO_COLUMNS, height, 1, len(weight_bits), sharey=True, squeeze=False)
+    low, high = (100 * cells["mean"].quantile(q) for q in (0.02, 1))
+    for axis, bits in zip(axes[0], weight_bits, strict=True):
+        part = cells[cells["weight_bits"] == bits].set_index(["origin", "activation_bits"])
+        table = {name: part[name].unstack().reindex(labels[::-1]) for name in ("mean", "failed")}
+        accuracy, failed = 100 * table["mean"], table["failed"].fillna(0)
+        notes = accuracy.map("{:.1f}".format) + failed.map(lambda n: f" ({n:.0f} ✗)" if n else "")
+        image = heatmap(axis, accuracy, "viridis", low, high, notes)
+        for row, column in np.argwhere((accuracy.isna() & (failed > 0)).to_numpy()):
+            axis.text(column, row, "✗", ha="center", va="center", color=GREY)
+        axis.set(title=f"{bits} weight bits", xlabel="Activation bits")
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=30)
+    bar.set_label("Validation accuracy (%)")
+    bar.outline.set_visible(False)
+    if cells["failed"].any():
+        cross = Line2D([], [], marker="$✗$", ls="", color=GREY, label="a training that failed")
+        legend_above(figure, [cross])
+    seeds = cells["seeds"].max()
+    return DualFigure(
+        figure, data=cells, description=f"Accuracy by number format, {seeds} seeds each"
+    )

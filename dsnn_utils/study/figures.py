@@ -18,16 +18,26 @@ from PIL import Image
 
 from dsnn_utils.analysis.fidelity import TRAINING_FIDELITIES, rank_agreement
 from dsnn_utils.analysis.fronts import hypervolume_over
-from dsnn_utils.analysis.trainings import learning_curves, summarise_points
+from dsnn_utils.analysis.trainings import (
+    accuracy_by_format,
+    learning_curves,
+    summarise_points,
+)
 from dsnn_utils.paths import project_root
 from dsnn_utils.plots.choosing import plot_tradeoff
 from dsnn_utils.plots.fidelity import plot_fidelities
 from dsnn_utils.plots.front import plot_front
 from dsnn_utils.plots.search import plot_hypervolume
 from dsnn_utils.plots.style import DualFigure
-from dsnn_utils.plots.training import plot_learning_curves
-from dsnn_utils.runs.columns import cost_among, loss_among, modelled_energy_among
+from dsnn_utils.plots.training import plot_formats, plot_learning_curves
+from dsnn_utils.runs.columns import (
+    EXTENSIONS,
+    cost_among,
+    loss_among,
+    modelled_energy_among,
+)
 from dsnn_utils.runs.directory import read_settings
+from dsnn_utils.runs.rows import configuration_columns
 from dsnn_utils.runs.table import read_trials
 from dsnn_utils.study.plots import plot_finals, plot_grid, plot_strategies
 from dsnn_utils.study.strategies import TABLES, read_comparison
@@ -42,6 +52,7 @@ THUMBNAILS = {
     "06": "energy_depth",
     "07": "learning_curves",
     "08": "study_finals",
+    "09": "few_bits_formats",
 }
 FEW = 24
 THUMBNAIL_WIDTH = 300  # pixels, twice what README.md shows
@@ -66,10 +77,12 @@ def given_figures(trials: pd.DataFrame) -> dict[str, DualFigure]:
     """What there is to see in trainings of given networks.
 
     Of few: their learning curves and, where the default was tested, test accuracy over energy. Of
-    more than `FEW`: how well cheap trainings foretell full ones, if there are both, or else the map
-    of a full grid.
+    more than `FEW`: how well cheap trainings foretell full ones, if there are both; the accuracy of
+    number formats, if some have what the published method has not; or else the map of a full grid.
     """
     if len(trials) > FEW:
+        if set(configuration_columns(trials)) & set(EXTENSIONS):
+            return {"formats": plot_formats(accuracy_by_format(trials))}
         if trials[["epochs", "data_fraction"]].nunique().max() > 1:
             agreement = rank_agreement(trials, TRAINING_FIDELITIES, full_only=True, draws=1000)
             return {"fidelities": plot_fidelities(agreement)}

@@ -15,6 +15,7 @@ import pytest
 from dsnn_utils.parameters import all_notebooks, load_profile
 from dsnn_utils.runner import NotebookFailed, main, run_notebook
 from dsnn_utils.runs import COLUMNS, read_settings, read_trials
+from dsnn_utils.training import load_network
 
 NOTEBOOKS = [path.stem for path in all_notebooks()]
 SEARCH = next(path for path in all_notebooks() if path.stem.startswith("03"))
@@ -107,6 +108,21 @@ def test_given_networks_are_trained_under_every_seed(run_dir):
     assert readings["origin"].tolist() == in_turn + in_turn[::-1]
     energy = "energy_modelled_with_memory_j_per_image"
     assert set(readings[energy]) == set(given[energy])
+
+
+def test_trained_networks_are_saved_beside_their_table(run_dir):
+    given = read_trials(run_dir / "given")
+    for row in given.itertuples():
+        saved = load_network(run_dir / "given" / row.network)
+        assert saved.row["val_accuracy"] == row.val_accuracy and len(saved.classes) == 10
+    assert not list((run_dir / "given" / "checkpoints").iterdir())
+
+
+def test_few_bits_train_with_the_remedies(run_dir):
+    curves = pd.read_csv(run_dir / "figures" / "few_bits_training.csv")
+    assert {"all remedies", "integers"} <= set(curves["run"])
+    levels = pd.read_csv(run_dir / "figures" / "few_bits_weights.csv")
+    assert levels.groupby("weights")["value"].nunique()["no scale"] == 2
 
 
 @pytest.mark.parametrize(

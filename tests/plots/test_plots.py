@@ -121,7 +121,19 @@ FIDELITIES = pd.DataFrame(
      "high": [0.5, 0.8, 0.7, np.nan], "cost": [0.9, 0.95, 0.33, 0.3],
      "full_shift_depth": 20, "full_epochs": 3, "full_data_fraction": 1.0}
 )  # fmt: skip
+FORMATS = pd.DataFrame(
+    {
+        "origin": ["none", "none", "all", "all"],
+        "weight_bits": [2, 3, 2, 3],
+        "activation_bits": 4,
+        "seeds": 2,
+        "failed": [2, 1, 0, 0],
+        "mean": [np.nan, 0.2, 0.45, 0.5],
+    }
+)
+
 FIGURES = {
+    "formats": lambda: plots.plot_formats(FORMATS),
     "rounding": lambda: plots.plot_rounding(X, np.sign(X), np.floor(4 * X) / 4),
     "rounding_bias": lambda: plots.plot_rounding_bias(
         [0, 0.25, 0.75], [0, -0.16, 0.19], [0, 0.05, 0.04], [0, 0.051, 0.041]
@@ -689,6 +701,12 @@ def test_labels_of_finals_do_not_lie_on_each_other():
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert len(boxes) == 4
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+def test_a_cell_says_what_was_reached_and_how_many_trainings_failed():
+    axes = plots.plot_formats(FORMATS).static.axes
+    none, all_ = ({text.get_text() for text in axis.texts} for axis in axes[:2])
+    assert none == {"✗", "45.0"} and all_ == {"20.0 (1 ✗)", "50.0"}
 
 
 def learning_curves_of(count: int) -> pd.DataFrame:

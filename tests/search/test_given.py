@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from dsnn_utils import plots
-from dsnn_utils.analysis import learning_curves, summarise_points
+from dsnn_utils.analysis import accuracy_by_format, learning_curves, summarise_points
 from dsnn_utils.runs import EXTENSIONS, read_trials
 from dsnn_utils.runs.columns import COMPUTE_ENERGY
 from dsnn_utils.search import (
@@ -199,3 +199,23 @@ def test_learning_curves_name_each_point_by_what_differs():
         learning_curves(pd.DataFrame(rows).drop(columns="validation_accuracy_by_epoch"))
     figure = plots.plot_learning_curves(named)
     assert len(figure.interactive.data) == 2
+
+
+def test_accuracy_by_format_counts_failures_and_keeps_the_order_of_labels():
+    rows = [
+        ("z", 3, 2, 2, 0, "SUCCESS", 0.5),
+        ("z", 3, 4, None, 1, "SUCCESS", 0.7),  # a fitted format may leave its fraction bits empty
+        ("z", 3, 2, 2, 2, "DIVERGED", 0.9),
+        ("a", 3, 2, 2, 0, "DIVERGED", None),
+        ("a", 2, 4, 4, 0, "SUCCESS", 0.1),
+    ]
+    columns = ["origin", "weight_bits", "activation_integer_bits", "activation_fraction_bits"]
+    trials = pd.DataFrame(rows, columns=[*columns, "seed", "status", "val_accuracy"])
+    cells = accuracy_by_format(trials)
+    assert list(dict.fromkeys(cells["origin"])) == ["z", "a"]
+    first, second, third = cells.to_dict("records")
+    assert (first["seeds"], first["failed"], first["activation_bits"]) == (3, 1, 4)
+    assert (first["mean"], first["lowest"], first["highest"]) == (pytest.approx(0.6), 0.5, 0.7)
+    assert (second["failed"], third["activation_bits"]) == (1, 8) and np.isnan(second["mean"])
+    with pytest.raises(ValueError, match="must have at least one row"):
+        accuracy_by_format(trials.iloc[:0])

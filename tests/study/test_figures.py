@@ -23,6 +23,7 @@ def test_figures_are_those_of_their_table(run, tmp_path):
             {"learning_curves", "finals"},
             {"grid"},
             {"fidelities"},
+            {"formats"},
         )
     else:
         assert names == {"front", "hypervolume", "tradeoff"}
