@@ -61,8 +61,8 @@ def _fanova(run: pd.DataFrame, names: list[str], objective: str, seed: int, optu
     distributions, columns = {}, {}
     for name in names:
         column = run[name].fillna(0.0) if name == "momentum" else run[name]
-        if column.isna().any():  # Optuna's ranges have no place for "missing", its choices do
-            column = column.astype(str)
+        if column.isna().any():  # inactive: a category of its own
+            column = column.astype(object).where(column.notna(), "inactive").astype(str)
         low, high = column.min(), column.max()
         if not pd.api.types.is_numeric_dtype(column):
             choices = sorted(column.astype(str).unique())

@@ -175,6 +175,7 @@ def _parallel_axis(column: pd.Series, name: str) -> tuple[np.ndarray, list, dict
     """Positions in 0..1, tick labels for the static face and plotly's dimension."""
     label = ONE_LINE.get(name, NAMES.get(name, name))
     if not pd.api.types.is_numeric_dtype(column):
+        column = column.astype(object).where(column.notna(), "none")  # integers have no shift type
         names = sorted(column.astype(str).unique())
         codes = column.astype(str).map({n: i for i, n in enumerate(names)}).to_numpy(float)
         places = [i / max(1, len(names) - 1) for i in range(len(names))]

@@ -761,3 +761,54 @@ def test_a_table_too_poor_for_a_figure_gives_its_reason(tmp_path):
     assert not (tmp_path / "x.svg").exists()
     with pytest.raises(KeyError):  # a mistake in the code is not the table's fault
         plots.draw(lambda: {}["missing"])
+
+
+def extended(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as if its trials had used everything beyond the published space."""
+    rng = np.random.default_rng(5)
+    choices = {
+        "arithmetic": ["shift", "integer"],
+        "weight_scale": ["layer", "channel"],
+        "activation_format": ["fixed", "fitted"],
+        "activation_rounding": ["floor", "nearest"],
+        "clipped_gradient": ["passed", "zero"],
+    }
+    drawn = {name: rng.choice(values, len(table)) for name, values in choices.items()}
+    table = table.assign(**drawn)
+    table.loc[0, list(runs.EXTENSIONS)] = list(runs.EXTENSIONS.values())  # the default stays it
+    of_shifts = ["shift_type", "rounding"]
+    table[of_shifts] = table[of_shifts].astype(object)
+    table.loc[table["arithmetic"] == "integer", of_shifts] = np.nan
+    table.loc[table["activation_format"] == "fitted", "activation_fraction_bits"] = 0
+    return table
+
+
+def test_tables_of_every_space_are_analysed_and_drawn():
+    table = extended(TRIALS).assign(energy_modelled_with_memory_j_per_image=1e-5)
+    used = set(analysis.importance(table)["hyperparameter"])
+    assert set(runs.EXTENSIONS) <= used
+    chosen, start = analysis.knee(table), table.iloc[0]
+    card = analysis.solution_card(table, chosen)
+    assert set(runs.EXTENSIONS) <= set(card["configuration"])
+    overview = analysis.overview(table)
+    assert (overview["type"] == "integer").sum() == (table["arithmetic"] == "integer").sum() > 0
+    draws = analysis.plausible_accuracies(table, 100, draws=20)
+    assert analysis.likely_networks(analysis.accuracy_drop(draws, by="draw")).notna().any(axis=None)
+    front_figure = plots.plot_front(table, chosen=chosen)
+    legend = {text.get_text() for text in front_figure.static.legends[0].get_texts()}
+    assert {"Q", "PS", "integer"} <= legend
+    assert set(runs.EXTENSIONS) <= set(front_figure.data.columns)
+    for figure in (
+        plots.plot_space(table),
+        plots.plot_parallel(table),
+        plots.plot_tradeoff(table),
+        plots.plot_partial_dependence(table),
+        plots.plot_accuracy_drop(draws, by="draw"),
+        plots.plot_ablation({"loss": analysis.ablation_path(table, start, chosen, "loss")}),
+        plots.plot_depth_and_bits(analysis.depth_and_bits(analysis.pareto_front(table), table)),
+    ):
+        assert figure.svg()
+    # A table that uses nothing of it is analysed as if the columns were not there.
+    published = TRIALS.assign(**runs.EXTENSIONS)
+    assert analysis.importance(published).equals(analysis.importance(TRIALS))
+    assert analysis.solution_card(published, chosen) == analysis.solution_card(TRIALS, chosen)
