@@ -195,7 +195,7 @@ def run(problem: str, arm: str, seed: int, trials: int) -> list[dict]:
     levels = make_fidelity("shift_depth", DEPTH, 5) if name in MULTI_FIDELITY else None
     strategy = make_strategy(
         name,
-        settings.space(),
+        settings.searched_space(),
         levels,
         OBJECTIVES,
         seed,
