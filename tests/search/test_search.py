@@ -380,7 +380,7 @@ def test_the_plan_of_brackets_is_smacs(eta, minimum):
 
     levels = make_fidelity("shift_depth", 20, 1, minimum)
     plan = hyperband_plan(levels, eta)
-    space = SearchSettings(max_depth=20, epochs=1).space()
+    space = SearchSettings(max_depth=20, epochs=1).searched_space()
     smac = make_strategy("smac_mf", space, levels, OBJECTIVES, seed=0, eta=eta)
     smac.ask()  # SMAC computes its brackets with the first question
     sizes = smac._facade.intensifier._n_configs_in_stage
