@@ -266,10 +266,10 @@ def energy_function(
 def _short_name(point: Mapping, seed: int) -> str:
     """A file name for a training: readable in front, and its own by the hash at its end."""
     text = json.dumps(to_python(point), sort_keys=True)
-    kind = point.get("shift_type") or point.get("arithmetic", "")
-    depth, bits = point.get("shift_depth"), point.get("weight_bits")
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return f"{kind}-depth{depth}-{bits}bit-{digest}-seed{seed}"
+    depth, kind = point.get("shift_depth"), point.get("shift_type") or point.get("arithmetic")
+    what = f"{kind}-depth{depth}-{point.get('weight_bits')}bit" if depth else "plain"
+    return f"{what}-{digest}-seed{seed}"
 
 
 @dataclass(frozen=True)
