@@ -5,12 +5,12 @@
 # Both install into the active environment (venv or conda); without one they create .venv here.
 # conda's base environment does not count: it is not this project's.
 
-.PHONY: help demo test report figures notebooks bench bench-search lint lab clean environment
+.PHONY: help demo test report figures notebooks bench bench-search gpu lint lab clean environment
 
 help:
 	@sed -n '1,6s/^# \{0,1\}//p' Makefile
 	@echo 'Also: make lab | lint | figures | notebooks (re-execute the committed ones) |' \
-	    'bench | bench-search | clean'
+	    'bench | bench-search | gpu | clean'
 
 conda := $(if $(filter base,$(CONDA_DEFAULT_ENV)),,$(CONDA_PREFIX))
 env := $(or $(VIRTUAL_ENV),$(conda),$(CURDIR)/.venv)
@@ -69,6 +69,16 @@ bench-search: environment
 bench: environment
 	@$(python) tests/benchmarks/bench_training.py $(if $(DEEPSHIFT),--deepshift $(DEEPSHIFT))
 	@$(python) tests/benchmarks/bench_energy.py
+
+# On a machine with a GPU: the tests for it, the speed of training, and the full trainings at few
+# bits, eight side by side. DATA=folder or zip with CIFAR-10, else torchvision downloads it.
+gpu: environment
+	@$(python) -m pytest tests/test_cuda.py
+	@$(python) tests/benchmarks/bench_training.py
+	@for profile in cifar10_plain cifar10_few_bits_finals; do \
+	    $(python) -m dsnn_utils.runner 07_training_given_networks --profile $$profile --no-html \
+	        -p n_workers 8 $(if $(DATA),-p dataset "$(DATA)"); \
+	done
 
 lint: environment
 	@$(python) -m ruff check .

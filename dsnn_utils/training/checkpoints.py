@@ -70,5 +70,6 @@ class Checkpoint:
             part.load_state_dict(state[name])
         self._generator.set_state(state["generator"])
         torch.set_rng_state(state["torch"])
-        torch.cuda.set_rng_state_all(state["cuda"])
+        if len(state["cuda"]) == torch.cuda.device_count():  # else on another machine
+            torch.cuda.set_rng_state_all(state["cuda"])
         return state["history"]
