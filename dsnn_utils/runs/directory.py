@@ -29,6 +29,9 @@ if sys.platform != "win32":
     import fcntl
 
 
+DEFAULT_RUN = "runs/default"  # of every notebook; it may stay empty
+
+
 @contextmanager
 def locked(run_dir: Path):
     """Create the run directory and hold it; the system frees it even if this process is killed.
@@ -201,13 +204,18 @@ def read_settings(run_dir: str | Path) -> dict:
 
 
 def find_run(run_dir: str | Path) -> Path:
-    """The run directory, from the project's root; the committed example run if it has no trials.
+    """The run directory, from the project's root; an example where none was asked for.
 
-    The example (`figures/demo`) is what `make demo` once gave, so that a notebook about trials
-    can be read and run before any search; says so when it is taken.
+    Without trials in `DEFAULT_RUN` that is the committed `figures/demo`, what `make demo` once
+    gave, so that a notebook about trials can be read and run before any search; says so when it is
+    taken. Raises FileNotFoundError for any other directory without trials: it may be mistyped.
     """
     path = project_root() / run_dir
     if (path / "trials.csv").exists():
         return path
+    if Path(run_dir) != Path(DEFAULT_RUN):
+        raise FileNotFoundError(
+            f"run_dir={str(run_dir)!r}: must be the directory of a run, it holds no trials.csv"
+        )
     print(f"{run_dir} holds no trials yet: reading the committed example run, figures/demo")
     return project_root() / "figures" / "demo"

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from dsnn_utils.paths import write_atomically
-from dsnn_utils.runs.columns import COLUMNS, EXTENSIONS
+from dsnn_utils.runs.columns import COLUMNS, EXTENSIONS, STATUSES
 
 
 def write_trials(rows: Sequence[Mapping], run_dir: Path) -> pd.DataFrame:
@@ -65,14 +65,45 @@ def read_runs(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
     """The trials of a search under several seeds, one table below the other.
 
     Of several strategies in one table it is the first that counts. Raises ValueError where two runs
-    have the same seed, and what `read_trials` raises.
+    have the same seed or are of different strategies, for a row that cannot be a trial, and what
+    `read_trials` raises.
     """
-    tables = [read_trials(run_dir) for run_dir in run_dirs]
-    tables = [table[table["strategy"] == table["strategy"].iloc[0]] for table in tables]
+    tables = []
+    for run_dir in run_dirs:
+        table = read_trials(run_dir)
+        table = table[table["strategy"] == table["strategy"].iloc[:1].squeeze()]
+        check_trials(table, f"trials={str(run_dir)!r}")
+        tables.append(table)
     trials = pd.concat(tables, ignore_index=True)
+    strategies = sorted(trials["strategy"].unique())
+    if len(strategies) > 1:
+        raise ValueError(
+            f"runs={[str(d) for d in run_dirs]}: must be of one strategy, are of "
+            f"{', '.join(strategies)}"
+        )
     if trials["seed"].nunique() < sum(table["seed"].nunique() for table in tables):
         raise ValueError(f"runs={[str(d) for d in run_dirs]}: must be of different seeds")
     return trials
+
+
+def check_trials(trials: pd.DataFrame, name: str) -> None:
+    """ValueError naming the first row that no run can have left, by its line in the file.
+
+    A table that was cut, edited or put together from others is found by this.
+    """
+    if trials.empty:
+        raise ValueError(f"{name}: must have at least one row")
+    success = trials["status"] == "SUCCESS"
+    deepest = trials["max_shift_depth"].fillna(math.inf)
+    wrong = {
+        f"status must be one of {', '.join(STATUSES)}": ~trials["status"].isin(STATUSES),
+        "shift_depth must be from 0 to max_shift_depth": ~trials["shift_depth"].between(0, deepest),
+        "loss must be a number where the status is SUCCESS": success & trials["loss"].isna(),
+        "must not have the trial and seed of another line": trials.duplicated(["seed", "trial"]),
+    }
+    for what, rows in wrong.items():
+        if rows.any():
+            raise ValueError(f"{name}: line {rows.idxmax() + 2}: {what}")
 
 
 def python_value(value):

@@ -13,7 +13,12 @@ from dsnn_utils.energy.emissions import search_energy_kwh, training_modelled_kwh
 from dsnn_utils.energy.modelled import modelled_energy
 from dsnn_utils.energy.readings import summarise_readings
 from dsnn_utils.paths import project_root
-from dsnn_utils.runs.columns import ACTIVATION_BITS, ENERGY_WITH_MEMORY, HYPERPARAMETERS
+from dsnn_utils.runs.columns import (
+    ACTIVATION_BITS,
+    ENERGY_WITH_MEMORY,
+    EXTENSIONS,
+    HYPERPARAMETERS,
+)
 from dsnn_utils.runs.directory import read_settings
 from dsnn_utils.runs.rows import default_trial
 from dsnn_utils.runs.table import read_trials, to_records
@@ -64,8 +69,12 @@ def finalists(trials: pd.DataFrame, cost: str) -> list[dict]:
 
 
 def _point(row: pd.Series) -> dict:
-    """What makes the network and its training, but for epochs and data: those are the finals'."""
-    names = [n for n in HYPERPARAMETERS if n not in ("epochs", "data_fraction")]
+    """What makes the network and its training, but for epochs and data: those are the finals'.
+
+    Extensions are named where they are not as published.
+    """
+    published = [n for n, value in EXTENSIONS.items() if row.get(n, value) == value]
+    names = [n for n in HYPERPARAMETERS if n not in ("epochs", "data_fraction", *published)]
     (record,) = to_records(row.reindex(names).to_frame().T.infer_objects())
     return {"label": None, **record}
 

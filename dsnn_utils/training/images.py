@@ -70,14 +70,28 @@ def _load_folder(path: Path, root: Path, image_size: int | None):
 
 
 def _files_below(path: Path) -> list[Path]:
-    found = (
+    """The files of train/ and test/; ValueError for a class that is empty or cannot be read."""
+
+    def refuse(error: OSError):  # os.walk would pass over it
+        where = f"name_or_path='{path}': must be readable, {error.filename} is not"
+        raise ValueError(f"{where} ({error.strerror})") from error
+
+    parts = [path / part for part in ("train", "test") if (path / part).is_dir()]
+    found = [
         Path(folder, name)
-        for part in ("train", "test")
-        for folder, _, names in os.walk(path / part, followlinks=True)
+        for part in parts
+        for folder, _, names in os.walk(part, onerror=refuse, followlinks=True)
         for name in names
         if not name.startswith(".")
-    )
-    return sorted(file for file in found if file.is_file())  # a link may lead nowhere
+    ]
+    files = sorted(file for file in found if file.is_file())  # a link may lead nowhere
+    inhabited = {folder for file in files for folder in file.parents}
+    classes = sorted(c for part in parts for c in part.iterdir() if c.is_dir())
+    empty = [c for c in classes if c not in inhabited and not c.name.startswith(".")]
+    none = empty[0].relative_to(path).as_posix() if empty else ""
+    must = f"name_or_path='{path}': must have images in every class"
+    require(not (files and empty), f"{must}, {none} is empty")
+    return files
 
 
 def _decode_all(path: Path, names: list[str], read, image_size: int | None) -> dict:

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from dsnn_utils.paths import project_root
-from dsnn_utils.runs import find_run, read_runs, read_trials
+from dsnn_utils.runs import directory, find_run, read_runs, read_trials
 
 DEMO = project_root() / "figures" / "demo"
 
@@ -24,9 +24,41 @@ def test_runs_of_several_seeds_and_the_first_of_compared_strategies(tmp_path):
     assert set(trials["strategy"]) == {"smac_mf"}
     with pytest.raises(ValueError, match="must be of different seeds"):
         read_runs([one, two, write(tmp_path / "three", 1)])
+    with pytest.raises(ValueError, match="must be of one strategy, are of smac_mf, tpe"):
+        read_runs([one, write(tmp_path / "four", 2, ("tpe",))])
 
 
-def test_a_run_without_trials_is_replaced_by_a_committed_one(tmp_path, capsys):
+def test_the_example_stands_in_only_where_no_run_was_asked_for(tmp_path, monkeypatch, capsys):
     assert find_run(write(tmp_path / "run", 0)) == tmp_path / "run"
-    assert find_run(tmp_path / "nothing") == DEMO
+    with pytest.raises(FileNotFoundError, match="run_dir=.*nothing.*holds no trials.csv"):
+        find_run(tmp_path / "nothing")
+    monkeypatch.setattr(directory, "project_root", lambda: tmp_path)
+    assert find_run("runs/default") == tmp_path / "figures" / "demo"
     assert "reading the committed example run, figures/demo" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("shift_depth", 99, "line 4: shift_depth must be from 0 to max_shift_depth"),
+        ("shift_depth", None, "line 4: shift_depth must be from 0"),
+        ("status", "DONE", "line 4: status must be one of SUCCESS, CRASHED"),
+        ("loss", None, "line 4: loss must be a number where the status is SUCCESS"),
+        ("trial", 0, "line 4: must not have the trial and seed of another line"),
+    ],
+)
+def test_a_row_that_cannot_be_a_trial_is_named(tmp_path, column, value, message):
+    run = write(tmp_path / "run", 0)
+    table = read_trials(run)
+    table[column] = table[column].astype(object)
+    table.loc[2, column] = value
+    table.to_csv(run / "trials.csv", index=False)
+    with pytest.raises(ValueError, match=f"trials=.*run.*: {message}"):
+        read_runs([run])
+
+
+def test_a_table_without_rows_is_refused(tmp_path):
+    run = write(tmp_path / "run", 0)
+    read_trials(run).iloc[:0].to_csv(run / "trials.csv", index=False)
+    with pytest.raises(ValueError, match="must have at least one row"):
+        read_runs([run])

@@ -400,6 +400,8 @@ def test_no_class_vanishes_and_none_is_invented(tmp_path):
     (folder / "train" / "a" / "gone.png").symlink_to("nowhere")
     assert len(load_dataset(folder, root=tmp_path).classes) == 2
     (folder / "train" / "c").mkdir()
+    with pytest.raises(ValueError, match="must have images in every class, train/c is empty"):
+        load_dataset(folder, root=tmp_path)
     (folder / "train" / "c" / "0.avif").write_text("")
     with pytest.raises(ValueError, match="in every class, train/c has none"):
         load_dataset(folder, root=tmp_path)
