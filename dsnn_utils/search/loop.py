@@ -191,7 +191,7 @@ def search(
     )
     n_trials = check_integer("n_trials", n_trials, least, why=why)
     check_execution(n_workers, scheduler, trial_timeout_s)
-    proposals = _OfAStrategy(settings, _known_energy(evaluate, settings.objectives))
+    proposals = _OfAStrategy(settings, _known_energy(evaluate, settings))
     return run_trials(
         evaluate,
         run_dir,
@@ -241,12 +241,20 @@ class _OfAStrategy:
                 self._strategy.tell(point, known, waiting["status"] == "SUCCESS")
 
 
-def _known_energy(evaluate, objectives: Sequence[str]) -> Callable[[Mapping], float] | None:
+def _known_energy(evaluate, settings: SearchSettings) -> Callable[[Mapping], float] | None:
     """The energy of a point where that is the second of two objectives and needs no training."""
-    if len(objectives) != 2 or not hasattr(evaluate, "energy_of"):
+    objectives = settings.objectives
+    if len(objectives) != 2 or objectives[1] not in MODELLED_ENERGIES:
         return None
-    _, cost = objectives
-    return evaluate.energy_of(cost) if cost in MODELLED_ENERGIES else None
+    if not hasattr(evaluate, "energy_of"):
+        if settings.strategy == "smac_mf":
+            warnings.warn(
+                "evaluate has no energy_of(objective): strategy smac_mf cannot know the energy "
+                "beforehand and is SMAC with Hyperband and ParEGO then, which finds less",
+                stacklevel=3,
+            )
+        return None
+    return evaluate.energy_of(objectives[1])
 
 
 def costs(row: Mapping, rows: Sequence[Mapping], objectives: Sequence[str]) -> list[float] | None:

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -71,6 +72,33 @@ def test_a_killed_training_ends_like_one_that_was_not(few, tmp_path, arguments):
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
     assert [path.name for path in checkpoint.parent.iterdir()] == ["training.pt"]
+
+
+def test_ten_kills_at_random_steps_change_nothing(few, tmp_path):
+    epochs, checkpoint = 12, tmp_path / "t.pt"
+    whole = network(**FITTED)
+    train(whole, few, epochs=epochs, batch_size=20)
+    random, kills = np.random.default_rng(0), 0
+    while True:
+        attempt = network(**FITTED)
+        # Within the next epoch or two, and anywhere in it: 10 steps and a validation of 15.
+        left = int(random.integers(1, 40)) if kills < 10 else 10**6
+
+        def die(*_):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Killed
+
+        attempt.register_forward_pre_hook(die)
+        try:
+            train(attempt, few, epochs=epochs, batch_size=20, checkpoint=checkpoint)
+            break
+        except Killed:
+            kills += 1
+    assert kills == 10
+    for name, value in whole.state_dict().items():
+        assert torch.equal(attempt.state_dict()[name], value), name
 
 
 def test_a_finished_training_is_not_trained_further(few, tmp_path):
