@@ -11,7 +11,7 @@ from torch.autograd import Function
 from dsnn_utils.shift.activations import QuantizedLayer
 from dsnn_utils.shift.specs import IntegerSpec, check_spec
 
-SMALLEST_STEP = 1e-8  # a step may be trained past zero
+SMALLEST_STEP = 1e-8  # a step may be trained past zero, and the weights of a channel may be 0
 
 
 def quantize_lsq(weight: Tensor, step: Tensor, lowest: int, highest: int) -> Tensor:
@@ -24,7 +24,7 @@ def quantize_lsq(weight: Tensor, step: Tensor, lowest: int, highest: int) -> Ten
     with g = 1 / sqrt(n highest), n being the number of weights that share a step. `step` has to be
     broadcast over the weight: one dimension each, of size 1 or as large.
     """
-    return _QuantizeLsq.apply(weight, step.clamp_min(SMALLEST_STEP), lowest, highest)
+    return _QuantizeLsq.apply(weight, step, lowest, highest)
 
 
 class _QuantizeLsq(Function):
@@ -53,6 +53,10 @@ class _IntegerLayer(QuantizedLayer):
 
     Parameters: those of the plain layer, and `weight_step`, one for the layer or for each output
     channel. It is one-dimensional, so weight decay leaves it alone.
+
+    The step is trained in units of the mean weight. Trained as it is, it cannot follow weights that
+    grow fast at the large learning rates of a training from scratch: they are clipped, get no
+    gradient any more, and the network learns less than one of powers of two.
     """
 
     spec: IntegerSpec
@@ -61,29 +65,26 @@ class _IntegerLayer(QuantizedLayer):
         """Make a plain layer an integer layer of the same weights; LSQ's first step."""
         check_spec(spec, IntegerSpec)
         self.adopt_activations(spec)
-        self.weight_step = nn.Parameter(self._first_step(), self.weight.requires_grad)
-
-    def reset_parameters(self) -> None:
-        """As the plain layer, with the step that fits the new weights."""
-        super().reset_parameters()
-        if hasattr(self, "weight_step"):
-            self.weight_step.data.copy_(self._first_step())
-
-    @torch.no_grad()
-    def _first_step(self) -> Tensor:
-        _, highest = self.spec.code_range
-        size = self.weight.abs().flatten(1).mean(1)
-        size = size if self.spec.weight_scale == "channel" else size.mean(0, keepdim=True)
-        return (2 * size / highest**0.5).clamp_(SMALLEST_STEP)
+        count = len(self.weight) if spec.weight_scale == "channel" else 1
+        # The range with the least squared error for normally distributed weights, in mean weights,
+        # is 2.6 at 2 bits and grows by nearly as much with each bit.
+        first = (1.9 + 0.38 * spec.weight_bits) / 2 ** (spec.weight_bits - 1)
+        step = self.weight.new_full((count,), first)
+        self.weight_step = nn.Parameter(step, self.weight.requires_grad)
 
     def effective_weight(self) -> Tensor:
         """The weight used in the forward pass: an integer times the step, differentiable."""
-        step = self.weight_step.view(-1, *[1] * (self.weight.ndim - 1))
+        step = self._step().view(-1, *[1] * (self.weight.ndim - 1))
         return quantize_lsq(self.weight, step, *self.spec.code_range)
+
+    def _step(self) -> Tensor:
+        size = self.weight.detach().abs().flatten(1).mean(1)
+        size = size if self.spec.weight_scale == "channel" else size.mean(0, keepdim=True)
+        return (self.weight_step * size).clamp_min(SMALLEST_STEP)
 
     def weight_unit(self) -> Tensor:
         """The step, one for each output channel or for all."""
-        return self.weight_step.detach().clamp_min(SMALLEST_STEP)
+        return self._step().detach()
 
 
 class IntegerConv2d(_IntegerLayer, nn.Conv2d):

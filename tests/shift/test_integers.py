@@ -78,12 +78,34 @@ def test_conversion_is_that_of_shift_layers():
         convert_to_shift(plain, 1, W4)
 
 
-def test_fresh_initialisation_has_a_step_that_fits():
-    torch.manual_seed(0)
-    fresh = convert_to_integer(network(), 2, W4, keep_weights=False)
-    for layer in (fresh[0], fresh[3]):
-        size = layer.weight.abs().flatten(1).mean(1)
-        assert torch.allclose(layer.weight_step, 2 * size / 7**0.5)
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 8])
+def test_the_first_step_is_near_the_best_for_normal_weights(bits):
+    layer = nn.Linear(50_000, 1)
+    layer.weight.data = torch.randn(1, 50_000, generator=torch.Generator().manual_seed(0))
+    converted = convert_to_integer(layer, 1, replace(W4, weight_bits=bits))
+
+    def error(factor: float) -> float:
+        changed = copy.deepcopy(converted)
+        changed.weight_step.data *= factor
+        return (changed.effective_weight() - layer.weight).square().mean().item()
+
+    assert error(1.0) <= 1.1 * min(error(factor) for factor in (0.6, 0.8, 0.9, 1.1, 1.25, 1.6))
+
+
+def test_the_step_follows_the_weights_while_they_grow():
+    net = convert_to_integer(network(), 2, W4)
+    before = effective_weights(net)
+    for layer in (net[0], net[3]):
+        layer.weight.data *= 4
+    assert torch.allclose(effective_weights(net), 4 * before)
+    (gradient,) = torch.autograd.grad(net[3].effective_weight().square().sum(), net[3].weight_step)
+    assert gradient.ne(0).all()
+
+
+def test_a_dead_channel_stays_finite():
+    net = convert_to_integer(network(), 2, W4)
+    net[3].weight.data[1] = 0
+    assert net[3].effective_weight()[1].eq(0).all()
 
 
 def test_activations_are_those_of_the_shift_layer():
