@@ -13,12 +13,13 @@ from dsnn_utils.energy.emissions import (
 )
 from dsnn_utils.energy.measured import MIN_DURATION_S, EnergyMeter, Measurement
 from dsnn_utils.energy.modelled import (
+    BETWEEN_LAYERS,
     ModelledEnergy,
-    mac_pj,
     modelled_energy,
     operation_counts,
-    operation_pj,
+    price_with_integers,
 )
+from dsnn_utils.energy.prices import PRICES, accumulator_bits, mac_pj, operation_pj
 from dsnn_utils.energy.readings import (
     InferenceEnergy,
     chance_to_rank,
@@ -30,6 +31,7 @@ from dsnn_utils.energy.readings import (
 )
 
 __all__ = [
+    "BETWEEN_LAYERS",
     "J_PER_KWH",
     "MIN_DURATION_S",
     "BreakEven",
@@ -37,6 +39,8 @@ __all__ = [
     "InferenceEnergy",
     "Measurement",
     "ModelledEnergy",
+    "PRICES",
+    "accumulator_bits",
     "break_even",
     "chance_to_rank",
     "embodied_emissions_gco2eq",
@@ -49,6 +53,7 @@ __all__ = [
     "modelled_energy",
     "operation_counts",
     "operation_pj",
+    "price_with_integers",
     "repetitions_to_rank",
     "search_energy_kwh",
     "summarise_readings",

@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator
 
 from dsnn_utils.checks import require_columns
 from dsnn_utils.energy.emissions import BreakEven
-from dsnn_utils.energy.modelled import MEMORY_PJ_PER_BIT
+from dsnn_utils.energy.prices import MEMORY_PJ_PER_BIT
 from dsnn_utils.energy.readings import repetitions_to_rank, summarise_readings
 from dsnn_utils.plots.style import (
     BLACK,

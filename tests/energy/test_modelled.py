@@ -5,14 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
 from dsnn_utils import ShiftConv2d, ShiftLinear, ShiftSpec, convert_to_shift, shiftable_layers
 from dsnn_utils.energy import mac_pj, modelled_energy, operation_counts, operation_pj
-from dsnn_utils.energy.modelled import INTEGER_PJ
+from dsnn_utils.energy.prices import INTEGER_PJ
 from dsnn_utils.shift import MODELS, IntegerSpec, build_model, convert_to_integer
 
 PJ = 1e-12
@@ -229,6 +229,7 @@ bits = st.integers(2, 32)
 specs = st.builds(ShiftSpec, st.sampled_from(["Q", "PS"]), st.integers(2, 8), bits, bits)
 
 
+@settings(deadline=None)  # a first count takes longer than later ones
 @given(specs, st.sampled_from(["activation_integer_bits", "activation_fraction_bits"]))
 def test_more_activation_bits_never_cost_less(spec, field):
     wider = dataclasses.replace(spec, **{field: min(32, getattr(spec, field) + 1)})
@@ -240,6 +241,7 @@ def test_more_activation_bits_never_cost_less(spec, field):
     )
 
 
+@settings(deadline=None)
 @given(specs)
 def test_more_weight_bits_cost_memory_and_no_compute(spec):
     wider = dataclasses.replace(spec, weight_bits=8)
@@ -310,6 +312,56 @@ def test_bad_input_shape(shape):
 def test_bad_memory():
     with pytest.raises(ValueError, match="memory='cache': must be one of sram_8kb"):
         operation_counts(nn.Linear(3, 2), (3,), memory="cache")
+
+
+class Attention(nn.Module):
+    """A head of a vision transformer: linear layers around scaled dot products."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.out(x.transpose(1, 2).flatten(2))
+
+
+def test_attention_stays_float_and_its_linear_layers_shift():
+    network = convert_to_shift(Attention(), 2, ShiftSpec("Q", 3, 4, 4))
+    table = operation_counts(network, (5, 8))
+    # Two heads: 5 x 5 scores of 4 products each, then as many to weigh the values; softmax of each.
+    attention = table[table["kind"] == "attention"]
+    assert attention["macs"].tolist() == [2 * 25 * 4, 2 * 25 * 4]
+    assert set(attention["arithmetic"]) == {"float32"} and set(attention["layer"]) == {""}
+    assert attention["energy_modelled_j_per_image"].sum() == pytest.approx(400 * 4.6 * PJ)
+    assert by_kind(table)["activation"] == 2 * 25
+    assert by_kind(table)["elementwise"] == 2 * 2 * 5 * 4  # the scale, on queries and keys
+    linear = table[table["kind"] == "linear"]
+    assert linear["macs"].tolist() == [5 * 8 * 24, 5 * 8 * 8]
+    assert set(linear["arithmetic"]) == {"shift"}
+    integer = operation_counts(network, (5, 8), between_layers="integer")
+    assert by_kind(integer)["convert"] == 40 + 120 + 40  # image; queries, keys, values; back
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_pytorchs_own_attention_is_counted_past_its_fused_path(batch_first):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=batch_first)
+    table = operation_counts(layer, (1, 8))
+    assert table["macs"].sum() == 8 * 24 + 8 * 8 + 2 * 8 * 16 + 2 * 8
+    assert torch.backends.mha.get_fastpath_enabled()  # as it was
+
+
+class Unknown(nn.Module):
+    def forward(self, x):
+        return torch.special.bessel_j0(x)
+
+
+def test_an_operation_of_unknown_cost_is_refused_and_never_free():
+    with pytest.raises(
+        ValueError, match="operation special_bessel_j0 in layer '1': must be a conv"
+    ):
+        operation_counts(nn.Sequential(nn.Linear(4, 4), Unknown()), (4,))
 
 
 def test_what_cannot_be_counted_is_refused():

@@ -21,7 +21,7 @@ from dsnn_utils.energy import (
     repetitions_to_rank,
     summarise_readings,
 )
-from dsnn_utils.energy.modelled import MEMORY_PJ_PER_BIT
+from dsnn_utils.energy.prices import MEMORY_PJ_PER_BIT
 from dsnn_utils.plots import front, style
 from dsnn_utils.shift import build_model
 
