@@ -247,12 +247,6 @@ def _known_energy(evaluate, settings: SearchSettings) -> Callable[[Mapping], flo
     if len(objectives) != 2 or objectives[1] not in MODELLED_ENERGIES:
         return None
     if not hasattr(evaluate, "energy_of"):
-        if settings.strategy == "smac_mf":
-            warnings.warn(
-                "evaluate has no energy_of(objective): strategy smac_mf cannot know the energy "
-                "beforehand and is SMAC with Hyperband and ParEGO then, which finds less",
-                stacklevel=3,
-            )
         return None
     return evaluate.energy_of(objectives[1])
 

@@ -519,9 +519,3 @@ def test_numpy_settings_and_clashing_context():
         SearchSettings(20, 3, context={"seed": 7})
     with pytest.raises(ValueError, match="epochs=2.5: must be an integer"):
         SearchSettings(20, 2.5)
-
-
-def test_a_target_that_does_not_tell_its_energy_is_not_passed_over_in_silence(tmp_path):
-    settings = SearchSettings(max_depth=20, epochs=1, n_initial=1)
-    with pytest.warns(UserWarning, match="no energy_of.*which finds less"):
-        search(synthetic, tmp_path, settings, settings.least_trials)
