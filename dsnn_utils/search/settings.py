@@ -52,7 +52,8 @@ class SearchSettings:
 
     def __post_init__(self):
         require_choice("strategy", self.strategy, STRATEGIES)
-        space = self._space()  # checks what it is made from
+        check_integer("seed", self.seed, 0)  # before ConfigSpace, which would not name it
+        space = self._space()  # checks what else it is made from
         levels = self.levels  # checks fidelity and min_fidelity
         if not self.multi_fidelity and levels.name != "shift_depth":
             raise ValueError(
