@@ -23,6 +23,7 @@ from dsnn_utils.shift.layers import ShiftConv2d, ShiftLinear
 from dsnn_utils.shift.modes import denormals_flushed, eval_mode
 from dsnn_utils.training.checkpoints import Checkpoint
 from dsnn_utils.training.data import Dataset
+from dsnn_utils.training.graphs import Replayed
 from dsnn_utils.training.images import ImageSet
 
 SCHEDULES = ("one_cycle", "constant")
@@ -157,7 +158,14 @@ def train(
         ImageSet(part.images.to(device), part.labels.to(device))
         for part in (dataset.train, dataset.validation)
     )
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=_bfloat16(precision, device))
+    on_gpu = device.type == "cuda"
+    autocast = torch.autocast(
+        device.type,
+        torch.bfloat16,
+        enabled=_bfloat16(precision, device),
+        cache_enabled=not on_gpu,  # a recording must contain all there is to do
+    )
+    network = Replayed(model) if on_gpu else model
     updates = _build_optimizer(model, optimizer, lr, momentum, weight_decay)
     steps = math.ceil(len(data) / batch_size) - (len(data) % batch_size == 1)
     scheduler = None
@@ -166,7 +174,7 @@ def train(
             updates, lr, total_steps=steps * epochs, cycle_momentum=False
         )
     # Reading the loss makes a GPU wait for it: there, only now and then.
-    check_every = 1 if device.type == "cpu" else 50
+    check_every = 50 if on_gpu else 1
 
     history: list[dict] = []
     kept = None
@@ -187,10 +195,10 @@ def train(
         batches = torch.randperm(len(data), generator=generator).split(batch_size)[:steps]
         for step, indices in enumerate(batches, start=1):
             images = _batch(data.images, indices, dataset.flip, generator if augment else None)
-            labels = data.labels[indices.to(device)]
+            labels = data.labels[_moved(indices, device)]
             pixels = normalise(images)
             with autocast, fitting(model, now=step % FIT_EVERY == 1):
-                logits = model(pixels)
+                logits = network(pixels)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
             if teacher is not None:
                 with autocast, torch.no_grad():
@@ -259,7 +267,9 @@ def evaluate(
     normalise = _place(model, dataset, device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
-    with eval_mode(model), torch.autocast(device.type, enabled=False):
+    # TF32, a GPU's way of convolving float32, has 10 bits of fraction only.
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with eval_mode(model), torch.autocast(device.type, enabled=False), exact:
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             labels = batch.labels.to(device)
@@ -328,7 +338,7 @@ def _batch(
     Crop and flip are one gather: each image has its own rows and columns to read.
     """
     device = images.device
-    batch = images[indices.to(device)]
+    batch = images[_moved(indices, device)]
     if generator is None:
         return batch
     count, channels, height, width = batch.shape
@@ -339,9 +349,15 @@ def _batch(
     if flip:
         mirrored = torch.rand(count, 1, generator=generator) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
-    pixels = rows.to(device)[:, :, None] * batch.shape[3] + columns.to(device)[:, None, :]
+    rows, columns = _moved(rows, device), _moved(columns, device)
+    pixels = rows[:, :, None] * batch.shape[3] + columns[:, None, :]
     pixels = pixels.view(count, 1, -1).expand(-1, channels, -1)
     return batch.flatten(2).gather(2, pixels).view(count, channels, height, width)
+
+
+def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on the device; from pinned memory, since else the copy waits for earlier work."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _place(model: nn.Module, dataset: Dataset, device: torch.device):
