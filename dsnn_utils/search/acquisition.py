@@ -92,11 +92,35 @@ class LossSurrogate(GaussianProcessRegressor):
         return found - z @ z / 2
 
 
+def conditions_of_vectors(space: ConfigurationSpace, conditions: Sequence[tuple]) -> list[tuple]:
+    """Conditions (child, parent, values of the parent) in columns and values of SMAC's vectors.
+
+    These have a column per hyperparameter: 0..1, or the number of a choice.
+    """
+    names = list(space)
+    return [
+        (names.index(child), names.index(parent), [space[parent].to_vector(v) for v in values])
+        for child, parent, values in conditions
+    ]
+
+
+def inactive_in_the_middle(vectors: np.ndarray, conditions: Sequence[tuple]) -> np.ndarray:
+    """The vectors with 0.5 for what is inactive by `conditions_of_vectors`.
+
+    SMAC gives inactive hyperparameters a value all the same. It changes nothing in a training, so
+    it must not tell two configurations apart either.
+    """
+    vectors = vectors.copy()
+    for child, parent, values in conditions:
+        vectors[~np.isin(vectors[:, parent], values), child] = 0.5
+    return vectors
+
+
 class LossModel(AbstractModel):
     """SMAC's view of the `LossSurrogate`: losses of configurations given as vectors.
 
-    SMAC's vectors have a column per hyperparameter: 0..1, or the number of a choice. By the
-    `conditions` (child, parent, values of the parent) some count only where they are active.
+    By the `conditions` (child, parent, values of the parent) some values count only where they are
+    active.
     `pending` are vectors of trials still running (several workers): they count with the loss
     expected of them, so that the next proposal goes elsewhere.
     """
@@ -107,11 +131,7 @@ class LossModel(AbstractModel):
 
     def __init__(self, space: ConfigurationSpace, seed: int, conditions: Sequence[tuple] = ()):
         super().__init__(space, seed=seed)
-        names = list(space)
-        self._conditions = [
-            (names.index(child), names.index(parent), [space[parent].to_vector(v) for v in values])
-            for child, parent, values in conditions
-        ]
+        self._conditions = conditions_of_vectors(space, conditions)
         self._choices = [len(getattr(h, "choices", ())) for h in space.values()]
         self._kernel = None
         self._trainings = 0
@@ -141,11 +161,7 @@ class LossModel(AbstractModel):
 
     def _inputs(self, vectors: np.ndarray) -> np.ndarray:
         """What the surrogate sees: choices one-hot, inactive values in the middle."""
-        vectors, columns = vectors.copy(), []
-        for child, parent, values in self._conditions:
-            # SMAC gives inactive hyperparameters a value all the same. It changes nothing in a
-            # training, so it must not tell two configurations apart either.
-            vectors[~np.isin(vectors[:, parent], values), child] = 0.5
+        vectors, columns = inactive_in_the_middle(vectors, self._conditions), []
         for values, count in zip(vectors.T, self._choices, strict=True):
             columns.append(values[:, None] == np.arange(count) if count else values[:, None])
         return np.hstack(columns).astype(float)
@@ -167,11 +183,22 @@ class KnownEnergyImprovement(AbstractAcquisitionFunction):
         self._reference = self._front.max(axis=0)
 
     def _compute(self, X):
-        mean, variance = self.model.predict(X)
-        values = expected_hypervolume_improvement(
-            mean.ravel(), np.sqrt(variance.ravel()), self._energies(X), self._front, self._reference
+        return self.values(X)[:, None]
+
+    def values(self, vectors: np.ndarray) -> np.ndarray:
+        """The expected improvement of each vector."""
+        mean, variance = self.model.predict(vectors)
+        return expected_hypervolume_improvement(
+            mean.ravel(),
+            np.sqrt(variance.ravel()),
+            self._energies(vectors),
+            self._front,
+            self._reference,
         )
-        return values[:, None]
+
+    def parents(self) -> np.ndarray:
+        """The vectors of the front."""
+        return self.model.vectors[moocore.is_nondominated(self._front)]
 
     def _energies(self, vectors: np.ndarray) -> np.ndarray:
         columns = {

@@ -29,9 +29,10 @@ class SearchSettings:
     on the better configurations: by Hyperband on the best 1/`eta`, or, where the energy is known
     beforehand, on what promises the largest growth of the front. For any other strategy shift depth
     is an ordinary hyperparameter. `objectives` are minimised. `n_initial` random configurations
-    come before the model. `seed_configurations` (dicts, missing entries as in the default) are
-    evaluated right after the default. `context` is recorded with the run: everything else that
-    makes a trial what it is, such as data and recipe.
+    come before the model; where the energy is known beforehand, the trials of the default count
+    among these, and one random configuration at least is left. `seed_configurations` (dicts,
+    missing entries as in the default) are evaluated right after the default. `context` is recorded
+    with the run: everything else that makes a trial what it is, such as data and recipe.
 
     Raises ValueError naming the parameter, its value and what is allowed.
     """
@@ -115,16 +116,19 @@ class SearchSettings:
     def proposals(self, energy_of: Callable[[Mapping], float] | None = None):
         """The strategy that proposes all further points; `energy_of` as in `make_strategy`."""
         levels = self.levels if self.multi_fidelity else None
+        n_initial = self.n_initial
         if levels is not None and energy_of is not None:  # it has to take in all it is told
             told = [point[self.fidelity] for point, _ in self.first_points()]
             levels = replace(levels, minimum=min(levels.minimum, *told))
+            n_default = len(told) - len(self.seed_configurations)
+            n_initial = max(1, n_initial - n_default)
         return make_strategy(
             self.strategy,
             self.searched_space(),
             levels,
             self.objectives,
             self.seed,
-            self.n_initial,
+            n_initial,
             self.eta,
             energy_of,
         )

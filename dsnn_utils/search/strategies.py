@@ -208,12 +208,13 @@ class SmacKnownEnergy(Smac):
 
     def _make_facade(self, space, objectives, seed, n_initial):
         from dsnn_utils.search.acquisition import KnownEnergyImprovement, LossModel
+        from dsnn_utils.search.candidates import BestCandidate
 
         self._model = LossModel(space, seed, self._conditions)
         improvement = KnownEnergyImprovement(space, self._energy_of)
-        return _smac_facade(
-            space, objectives, seed, n_initial, model=self._model, acquisition=improvement
-        )
+        maximizer = BestCandidate(space, seed, self._conditions)
+        own = {"model": self._model, "acquisition": improvement, "maximizer": maximizer}
+        return _smac_facade(space, objectives, seed, n_initial, **own)
 
     def ask(self) -> tuple[dict, str]:
         """The next point and its origin: "initial" (random), "model", or "promoted" (by the model,
@@ -363,18 +364,26 @@ def _origin(config: Configuration) -> str:
 
 
 def _smac_facade(
-    space, objectives, seed, n_initial, budgets=None, eta=2, model=None, acquisition=None
+    space,
+    objectives,
+    seed,
+    n_initial,
+    budgets=None,
+    eta=2,
+    model=None,
+    acquisition=None,
+    maximizer=None,
 ):
     """A SMAC3 facade for ask and tell, deterministic for a given seed.
 
     With `budgets` (ascending, each eta times the one before) the intensifier is Hyperband. The
-    default `model` is the facade's random forest, the default `acquisition` expected improvement;
-    with a model of one's own no random configurations are interleaved and losses stay unscaled.
+    default `model` is the facade's random forest, the default `acquisition` expected improvement,
+    the default `maximizer` SMAC's local search; with a model of one's own no random configurations
+    are interleaved and losses stay unscaled.
     """
     import smac
     from smac import HyperparameterOptimizationFacade as Blackbox
     from smac import MultiFidelityFacade
-    from smac.acquisition.maximizer import LocalAndSortedRandomSearch
     from smac.initial_design import RandomInitialDesign
     from smac.multi_objective.parego import ParEGO
     from smac.runhistory.encoder import RunHistoryEncoder
@@ -402,13 +411,9 @@ def _smac_facade(
         own["random_design"] = facade.get_random_design(scenario, probability=0)
         own["config_selector"] = facade.get_config_selector(scenario, retrain_after=1)
         own["acquisition_function"] = acquisition
-    if acquisition is None:
+    if maximizer is None:
         maximizer = facade.get_acquisition_maximizer(scenario, challengers=1000)
-    else:  # a Gaussian process costs more to ask than a forest
-        maximizer = LocalAndSortedRandomSearch(
-            space, challengers=300, local_search_iterations=5, n_steps_plateau_walk=3, seed=seed
-        )
-    _order_start_points(maximizer._local_search)
+        _order_start_points(maximizer._local_search)
     facade = facade(
         scenario,
         None,
