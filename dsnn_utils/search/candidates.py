@@ -22,7 +22,8 @@ ORIGIN = "Acquisition Function Maximizer: Best Candidate"
 class BestCandidate(AbstractAcquisitionMaximizer):
     """The candidates with the highest acquisition value, out of 4,000 drawn anew each time.
 
-    The acquisition function gives `values(vectors)` and the vectors of the front, `parents()`.
+    The acquisition function gives `values(vectors)`, the vectors of the front, `parents()`, and by
+    `completed(vectors)` those to choose from: it may change what was drawn, and add to it.
     Where a value changes nothing by the `conditions` (see `inactive_in_the_middle`) candidates are
     the same network, and count once. Nothing is proposed twice.
     """
@@ -36,7 +37,8 @@ class BestCandidate(AbstractAcquisitionMaximizer):
         parents = self._acquisition_function.parents()
         seen = np.array([config.get_array() for config in previous_configs])
         drawn = self._random(RANDOM), self._neighbours(parents), self._crossovers(parents)
-        vectors = self._legal(np.vstack([seen, *drawn]))
+        completed = self._acquisition_function.completed(np.vstack(drawn))
+        vectors = self._legal(np.vstack([seen, completed]))
         _, first = np.unique(vectors, axis=0, return_index=True)
         # In the order of drawing: among equal values that of np.unique prefers low ones.
         candidates = vectors[np.sort(first[first >= len(seen)])]
