@@ -39,14 +39,16 @@ ACCURACIES = ("val_accuracy", "test_accuracy")
 #: Validation accuracy after each epoch, as text with a blank between two epochs.
 CURVE = "validation_accuracy_by_epoch"
 
+#: `budget` is the share of the full training that a trial was given: only with 1 is its network one
+#: to use, and counts in fronts and analyses.
 COLUMNS = (
     ("trial", "seed", "status", "reason", "strategy", "origin", "dataset", "model")
-    + ("shift_depth", "max_shift_depth", *CONFIGURATION, "train_size")
+    + ("shift_depth", "max_shift_depth", *CONFIGURATION, "budget", "train_size")
     + ("val_accuracy", "val_cross_entropy", "loss", *MODELLED_ENERGIES, *MEASURED)
     + ("embodied_gco2eq", "energy_measured_method", "duration_s", "started_at", "asked_after")
 )
 #: What the search fills in itself; no result of a trial may hold these, nor hyperparameters.
-BOOKKEEPING = ("trial", "seed", "strategy", "origin", "max_shift_depth", "asked_after")
+BOOKKEEPING = ("trial", "seed", "strategy", "origin", "max_shift_depth", "budget", "asked_after")
 STATUSES = ("SUCCESS", "CRASHED", "DIVERGED", "TIMEOUT", "MEMORYOUT")
 
 

@@ -52,9 +52,10 @@ def read_trials(path: str | Path) -> pd.DataFrame:
         table["asked_after"] = table["trial"]  # by a serial search
     if "embodied_gco2eq" not in table.columns:  # by an earlier version
         table["embodied_gco2eq"] = math.nan
-    for name, published in EXTENSIONS.items():  # earlier versions knew the published one only
+    # Earlier versions knew the published choices only, and no training that was not a full one.
+    for name, earlier in {**EXTENSIONS, "budget": 1.0}.items():
         if name not in table.columns:
-            table[name] = published
+            table[name] = earlier
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise ValueError(f"trials={str(path)!r}: lacks the columns {', '.join(missing)}")

@@ -147,7 +147,7 @@ class _OfAList:
         seed, point = self._work[number]
         point = dict(point)
         row = {"seed": seed, "strategy": "given", "origin": point.pop("label", "given")}
-        return row | {"max_shift_depth": self._max_depth, **point}
+        return row | {"max_shift_depth": self._max_depth, "budget": 1.0, **point}
 
     def tell(self, row: Mapping, earlier: Sequence[Mapping]) -> None:
         pass

@@ -229,7 +229,8 @@ class _OfAStrategy:
         row |= {"max_shift_depth": settings.max_depth, "shift_depth": settings.max_depth}
         # A fitted format has no fraction bits of its own: all of its bits are counted as integer.
         row |= EXTENSIONS | {"activation_fraction_bits": 0}
-        return row | {"epochs": settings.epochs, "data_fraction": 1.0} | point
+        row |= {"epochs": settings.epochs, "data_fraction": 1.0} | point
+        return row | {"budget": settings.budget_of(row)}
 
     def tell(self, row: Mapping, earlier: Sequence[Mapping]) -> None:
         self._untold.append(row)
