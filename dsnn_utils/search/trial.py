@@ -148,7 +148,7 @@ def run_trial(
     emissions (gCO2eq) and water (L), empty where the reading cannot be trusted. `embodied_gco2eq`
     follows from the duration, with the assumptions of `embodied_emissions_gco2eq`. `test` adds the
     accuracy on the test set: for final evaluations only.
-    `checkpoint` is the file from which an interrupted training goes on, removed when it has ended.
+    `checkpoint` is the file from which an interrupted training goes on; it stays.
     Duration and measured energy are then those since it went on.
     A training that diverges gives status DIVERGED with the reason, not an exception.
     Raises ValueError for epochs below 1 and for `test` on a data set without a test part, besides
@@ -209,8 +209,6 @@ def run_trial(
     if test_images is not None and row["status"] == "SUCCESS":
         tested = evaluate(network, test_images, data, device=recipe.device)
         row["test_accuracy"] = tested["accuracy"]
-    if checkpoint is not None:
-        Path(checkpoint).unlink(missing_ok=True)
     row["duration_s"] = time.perf_counter() - started
     row["embodied_gco2eq"] = embodied_emissions_gco2eq(row["duration_s"])
     return row, network, history
@@ -303,6 +301,8 @@ class TargetFunction:
         if self.curve:
             accuracies = (f"{epoch['validation_accuracy']:.4f}" for epoch in history)
             row[CURVE] = " ".join(accuracies)
+        if checkpoint is not None:  # only now: a network that could not be saved is not lost
+            checkpoint.unlink(missing_ok=True)
         return row
 
     def energy_of(self, objective: str) -> Callable[[Mapping], float]:

@@ -4,6 +4,7 @@ A step of a network of shift layers is about a thousand small kernels. Launching
 from Python takes several times as long as computing them; a recording is launched as a whole.
 """
 
+import gc
 import warnings
 from collections.abc import Callable
 
@@ -11,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from dsnn_utils.shift.activations import QuantizedLayer
+
+# What else a process does on the GPU can spoil a recording; the next one then succeeds.
+ATTEMPTS = 3
 
 
 class Replayed:
@@ -28,12 +32,12 @@ class Replayed:
         self._forward: Callable[[Tensor], Tensor] | None = None
         self._shape: torch.Size | None = None
         self._formats: list = []
-        self._works = True
+        self._attempts = ATTEMPTS
 
     def __call__(self, x: Tensor) -> Tensor:
         self._shape = self._shape or x.shape
         is_fitting = any(layer.fitting or not layer.is_fitted for layer in self._layers)
-        if not self._works or is_fitting or x.shape != self._shape:
+        if not self._attempts or is_fitting or x.shape != self._shape:
             return self._model(x)
         formats = [layer.activation_codes() for layer in self._layers]
         if self._forward is None or formats != self._formats:
@@ -43,14 +47,20 @@ class Replayed:
     def _recorded(self, x: Tensor) -> Callable[[Tensor], Tensor] | None:
         # The passes made to warm up must not count in the statistics of batch normalisation.
         before = [buffer.clone() for buffer in self._model.buffers()]
+        collecting = gc.isenabled()
+        gc.disable()  # what is freed meanwhile may make the driver give up the recording
         try:
             torch.cuda.make_graphed_callables(self._model, (x.clone(),), allow_unused_input=True)
+            self._attempts = ATTEMPTS
             # Left in place, the recording would also answer while formats are being fitted.
             return self._model.__dict__.pop("forward")
         except RuntimeError as error:
-            self._works = False
-            warnings.warn(f"training goes on without CUDA graphs: {error}", stacklevel=3)
+            self._attempts -= 1
+            if not self._attempts:
+                warnings.warn(f"training goes on without CUDA graphs: {error}", stacklevel=3)
             return None
         finally:
+            if collecting:
+                gc.enable()
             for buffer, value in zip(self._model.buffers(), before, strict=True):
                 buffer.copy_(value)

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -73,7 +73,7 @@ def save_network(
         "std": list(dataset.std),
         "image_size": list(dataset.train.images.shape[-2:]),
         "row": dict(row or {}),
-        "versions": {"torch": torch.__version__, "dsnn_utils": version("dsnn-utils")},
+        "versions": {"torch": torch.__version__, "dsnn_utils": _own_version()},
     }
     # Copies, since the format neither keeps strides nor lets two names share their numbers.
     tensors = {
@@ -85,6 +85,13 @@ def save_network(
     save_file(tensors, temporary, {KEY: json.dumps(about)})
     os.replace(temporary, path)
     return path
+
+
+def _own_version() -> str:
+    try:
+        return version("dsnn-utils")
+    except PackageNotFoundError:  # a checkout on the search path
+        return "not installed"
 
 
 def load_network(path: str | Path, network: nn.Module | None = None) -> SavedNetwork:

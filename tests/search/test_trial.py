@@ -204,3 +204,22 @@ def test_a_trial_leaves_a_network_and_the_next_starts_from_it(digits, tmp_path):
 def test_no_epochs_are_no_trial(digits):
     with pytest.raises(ValueError, match="epochs=0: must be at least 1"):
         run_trial(published_default(20) | {"epochs": 0}, digits, Recipe())
+
+
+def test_a_training_whose_network_cannot_be_saved_is_not_lost(digits, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    target = TargetFunction(
+        digits, RECIPE, checkpoints=tmp_path / "checkpoints", networks=tmp_path / "networks"
+    )
+    with monkeypatch.context() as broken:
+        broken.setattr("dsnn_utils.search.trial.save_network", fail)
+        with pytest.raises(OSError):
+            target(POINT, 3)
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    assert checkpoint.stat().st_size > 0
+    # The training is not repeated: all its epochs are there.
+    monkeypatch.setattr("dsnn_utils.training.loop._batch", None)
+    assert target(POINT, 3)["status"] == "SUCCESS"
+    assert not checkpoint.exists()

@@ -450,3 +450,10 @@ def test_a_training_of_one_or_two_steps_learns(few, size, epochs):
     assert history[-1]["lr"] == 0.1
     change = (model[0].weight - before["0.weight"]).abs().max()
     assert change > 1e-4
+
+
+def test_cuda_graphs_need_a_gpu(digits):
+    with pytest.raises(ValueError, match="cuda_graphs=True: must be False on a CPU"):
+        train(
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), digits, cuda_graphs=True, device="cpu"
+        )
