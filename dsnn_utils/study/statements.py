@@ -3,8 +3,8 @@
 Sources: Hennig, Tornede and Lindauer 2024 (arXiv 2404.01965); Hennig and Lindauer (2606.23208).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -13,7 +13,7 @@ from dsnn_utils.analysis.fronts import pareto_front
 from dsnn_utils.analysis.influence import importance
 from dsnn_utils.analysis.trainings import summarise_points
 from dsnn_utils.checks import require_columns
-from dsnn_utils.runs.columns import ACTIVATION_BITS, COMPUTE_ENERGY
+from dsnn_utils.runs.columns import ACTIVATION_BITS, COMPUTE_ENERGY, under_both_prices
 from dsnn_utils.runs.rows import default_trial, successful
 
 # From this difference on, two accuracies of 40 to 50 % on 2,000 images can be told apart (95 %).
@@ -40,22 +40,45 @@ def findings(
     transfer: pd.DataFrame | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Published findings beside what our tables say: columns finding, source, ours, holds.
+    """Published findings beside what our tables say: finding, source, ours, prices, holds.
+
+    Each is asked under both tables of prices, if `trials` has that energy of both
+    (`search.complete_energies` computes it). `prices` names those that were asked, or says that the
+    answer does not depend on them. Where the two disagree the finding cannot be told.
 
     `trials` is that of a search over loss and the modelled `energy`; `grid` one of given
     networks over depth and bits, `finals` one of the default and chosen networks with test
     accuracies, `transfer` the same on other data. `holds` is True, False or None (cannot be told,
     or not told from chance). Importances are fANOVA's on the trials, mean and range over the runs.
     """
+    asked = {p: name for p, name in under_both_prices(energy).items() if name in trials}
     evidence = Evidence(trials, energy, grid, finals, transfer, seed)
     rows = []
     for finding, source, check in FINDINGS:
-        try:
-            ours, holds = check(evidence)
-        except ValueError as error:
-            ours, holds = f"cannot be told: {error}", None
-        rows.append({"finding": finding, "source": source, "ours": ours, "holds": holds})
+        answers = {p: _ask(check, replace(evidence, energy=name)) for p, name in asked.items()}
+        rows.append({"finding": finding, "source": source, **_together(answers)})
     return pd.DataFrame(rows)
+
+
+def _ask(check: Callable, evidence: Evidence) -> tuple[str, bool | None]:
+    try:
+        return check(evidence)
+    except ValueError as error:
+        return f"cannot be told: {error}", None
+
+
+def _together(answers: Mapping[str, tuple[str, bool | None]]) -> dict:
+    """One answer out of those under each table of prices."""
+    (text, holds), *others = answers.values()
+    named = " and ".join(answers)
+    if not others:
+        return {"ours": text, "prices": named, "holds": holds}
+    if all(other == (text, holds) for other in others):
+        return {"ours": text, "prices": "either", "holds": holds}
+    text = "; ".join(f"{prices}: {text}" for prices, (text, _) in answers.items())
+    if any(other != holds for _, other in others):
+        return {"ours": text, "prices": f"{named} disagree", "holds": None}
+    return {"ours": text, "prices": named, "holds": holds}
 
 
 def dominating_default(finals: pd.DataFrame, cost: str) -> tuple[pd.Series, pd.DataFrame]:
