@@ -21,7 +21,7 @@ from torch import nn
 
 from dsnn_utils.checks import require, require_bools, require_choice, require_columns
 from dsnn_utils.energy.emissions import embodied_emissions_gco2eq
-from dsnn_utils.energy.measured import EnergyMeter
+from dsnn_utils.energy.measured import MIN_DURATION_S, EnergyMeter
 from dsnn_utils.energy.modelled import modelled_energy, operation_counts
 from dsnn_utils.runs.columns import (
     ACTIVATION_BITS,
@@ -32,6 +32,7 @@ from dsnn_utils.runs.columns import (
     MODELLED_ENERGIES,
     QTOOLS_ENERGIES,
     TRAINING_READINGS,
+    VALIDATION_READING,
 )
 from dsnn_utils.runs.table import to_python, to_records
 from dsnn_utils.search.space import to_spec
@@ -146,10 +147,13 @@ def run_trial(
 
     The row holds the result columns of the trials table: validation accuracy (0..1), cross
     entropy (nats) and loss (validation error), modelled energy (J per image), duration (s) and
-    status; with a `meter` also the measured energy of the training with its validation (kWh), its
-    emissions (gCO2eq) and water (L), empty where the reading cannot be trusted. `embodied_gco2eq`
-    follows from the duration, with the assumptions of `embodied_emissions_gco2eq`. `test` adds the
-    accuracy on the test set: for final evaluations only.
+    status; with a `meter` also two measured energies (kWh): `energy_measured_kwh` of the training
+    with all its validations, as the workshop paper's script reads it, with its emissions (gCO2eq)
+    and water (L), and `energy_measured_last_validation_kwh` of the last epoch's validation alone,
+    as the journal paper's script does. They are empty where a reading cannot be trusted.
+    `embodied_gco2eq` follows from the duration, with the assumptions of
+    `embodied_emissions_gco2eq`. `test` adds the accuracy on the test set: for final evaluations
+    only.
     `checkpoint` is the file from which an interrupted training goes on, removed when it has ended.
     Duration and measured energy are then those since it went on.
     A training that diverges gives status DIVERGED with the reason, not an exception.
@@ -207,6 +211,7 @@ def run_trial(
         else:
             row |= dict.fromkeys(TRAINING_READINGS)
             row["energy_measured_method"] = f"untrusted: {measurement.reason}"
+        row["energy_measured_mode"] = measurement.mode
     if test_images is not None and row["status"] == "SUCCESS":
         tested = evaluate(network, test_images, data, device=recipe.device)
         row["test_accuracy"] = tested["accuracy"]
@@ -214,7 +219,26 @@ def run_trial(
         Path(checkpoint).unlink(missing_ok=True)
     row["duration_s"] = time.perf_counter() - started
     row["embodied_gco2eq"] = embodied_emissions_gco2eq(row["duration_s"])
+    if meter is not None and row["status"] == "SUCCESS":
+        row[VALIDATION_READING] = _validation_kwh(network, data, meter, recipe.device)
     return row, network, history
+
+
+def _validation_kwh(
+    network: nn.Module, data: Dataset, meter: EnergyMeter, device: str
+) -> float | None:
+    """Measured energy of one validation of the trained network; None if it cannot be trusted.
+
+    The last epoch's is run again, as often as it takes to be long enough for a reading: within the
+    training it would have to be cut out of that reading, and a short one reads as zero.
+    """
+    passes = 0
+    with meter.measure("validation") as measurement:
+        started = time.perf_counter()
+        while passes == 0 or time.perf_counter() - started < MIN_DURATION_S:
+            evaluate(network, data.validation, data, device=device)
+            passes += 1
+    return measurement.energy_measured_kwh / passes if measurement.trusted else None
 
 
 def energy_function(

@@ -103,8 +103,12 @@ def test_data_fraction_trains_on_less(digits):
 def test_measured_energy_is_in_its_own_columns(digits):
     with EnergyMeter(carbon_intensity_gco2eq_per_kwh=400.0) as meter:
         row, _, _ = run_trial(POINT | {"epochs": 3}, digits, RECIPE, meter=meter)
-    assert row["energy_measured_method"]
-    if "energy_measured_kwh" in row:  # trusted: long enough, and read
+    assert row["energy_measured_method"] and row["energy_measured_mode"] == "process"
+    # One validation of the last epoch is less than the training with all of its validations.
+    assert 0 < row["energy_measured_last_validation_kwh"] < 0.01
+    if row["energy_measured_kwh"] is not None:
+        assert row["energy_measured_last_validation_kwh"] < row["energy_measured_kwh"] / 3
+    if row["energy_measured_kwh"] is not None:  # trusted: long enough, and read
         assert 0 < row["energy_measured_kwh"] < 0.01
         assert math.isclose(row["emissions_gco2eq"], 400 * row["energy_measured_kwh"], rel_tol=1e-6)
     else:
