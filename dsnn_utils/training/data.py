@@ -17,7 +17,8 @@ from torchvision import datasets
 from dsnn_utils.checks import check_integer, require
 from dsnn_utils.training.images import ImageSet, _load_folder, _resize_all
 
-KNOWN_DATASETS = ("digits", "cifar10", "fashion_mnist")
+#: The shape of an image (channels, height, width) by name; each has ten classes.
+KNOWN_DATASETS = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "fashion_mnist": (1, 28, 28)}
 TEST_SHARE = 0.2  # split off where a data set brings no test part
 
 
