@@ -1,6 +1,17 @@
 """Trained networks outside of training: in integers, as ONNX files, in runtimes."""
 
 from dsnn_utils.deploy.codes import input_codes, weight_codes
+from dsnn_utils.deploy.export import export_onnx, int8_parts
 from dsnn_utils.deploy.reference import shift_and_add, with_integer_layers
+from dsnn_utils.deploy.runtimes import RUNTIMES, load_onnx
 
-__all__ = ["input_codes", "shift_and_add", "weight_codes", "with_integer_layers"]
+__all__ = [
+    "RUNTIMES",
+    "export_onnx",
+    "input_codes",
+    "int8_parts",
+    "load_onnx",
+    "shift_and_add",
+    "weight_codes",
+    "with_integer_layers",
+]

@@ -142,19 +142,19 @@ def batch_norms_behind_layers(network: nn.Module) -> dict[str, str]:
         nodes = tracer.trace(network).nodes
     except Exception as error:  # of many kinds: it runs the network's own code
         raise ValueError(f"network: must be one that torch.fx can trace ({error})") from error
-    calls = [node.target for node in nodes if node.op == "call_module"]
-    pairs = {}
+    calls = [str(node.target) for node in nodes if node.op == "call_module"]
+    pairs: dict[str, str] = {}
     for node in nodes:
         if node.op != "call_module" or not isinstance(node.args[0], fx.Node):
             continue
-        before, norm = node.args[0], network.get_submodule(node.target)
+        before, norm = node.args[0], network.get_submodule(str(node.target))
         if before.op != "call_module" or len(before.users) > 1:
             continue
-        layer = network.get_submodule(before.target)
-        once = calls.count(node.target) == calls.count(before.target) == 1
+        layer = network.get_submodule(str(before.target))
+        once = calls.count(str(node.target)) == calls.count(str(before.target)) == 1
         matches = isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) and norm.track_running_stats
         if once and matches and isinstance(layer, QuantizedLayer):
-            pairs[before.target] = node.target
+            pairs[str(before.target)] = str(node.target)
     return pairs
 
 
