@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +33,8 @@ def export_onnx(saved: SavedNetwork, path: str | Path, form: str = "qdq") -> Pat
     """Write a network, as `load_network` returns it, to an ONNX file; returns the path.
 
     Its input `image` is a normalised batch (N, C, height, width) in float32, its output `logits`.
-    What is known of the network (classes, normalisation, image size) is in the file's metadata.
+    What is known of the network (classes, normalisation, image size) is in the file's metadata, and
+    what it answers to two images of noise, for `load_onnx` to compare.
 
     form "qdq"     for ONNX Runtime, OpenVINO and others: int8 weights and uint8 or int8 activations
                    between QuantizeLinear and DequantizeLinear. Weights whose powers of two span too
@@ -52,13 +54,16 @@ def export_onnx(saved: SavedNetwork, path: str | Path, form: str = "qdq") -> Pat
     )
     check_fitted(saved.network)
     network = copy.deepcopy(saved.network).cpu().float().eval()
+    shape = (len(saved.mean), *saved.image_size)
+    with torch.no_grad():
+        expected = network(probe(shape))
     for name, layer in network.named_modules():
         if isinstance(layer, QuantizedLayer):
             adopt = _adopt_qdq if form == "qdq" else _adopt_qonnx
             adopt(name, layer)
     # Tools for circuits want to know how many images there are: one.
     batch = ({0: torch.export.Dim("batch")},) if form == "qdq" else None
-    example = torch.zeros(2 if batch else 1, len(saved.mean), *saved.image_size)
+    example = torch.zeros(2 if batch else 1, *shape)
     model = _export(network, example, batch)
     about = {
         "model": saved.model,
@@ -68,6 +73,7 @@ def export_onnx(saved: SavedNetwork, path: str | Path, form: str = "qdq") -> Pat
         "image_size": list(saved.image_size),
         "row": saved.row,
         "form": form,
+        "logits_of_probe": expected.tolist(),
         "versions": {"torch": torch.__version__, "dsnn_utils": version("dsnn-utils")},
     }
     text = json.dumps(about)
@@ -79,6 +85,11 @@ def export_onnx(saved: SavedNetwork, path: str | Path, form: str = "qdq") -> Pat
     temporary.write_bytes(model.SerializeToString(deterministic=True))
     os.replace(temporary, path)
     return path
+
+
+def probe(shape: tuple[int, ...]) -> Tensor:
+    """Two images of noise, always the same: whoever loads a file sees whether it still fits."""
+    return torch.from_numpy(np.random.default_rng(0).standard_normal((2, *shape), np.float32))
 
 
 def checksum(text: str, model) -> str:

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from dsnn_utils.checks import check_integer, require, require_choice
-from dsnn_utils.deploy.export import checksum
+from dsnn_utils.deploy.export import checksum, probe
 from dsnn_utils.training.networks import KEY, SavedNetwork
 
 RUNTIMES = ("onnxruntime", "openvino", "qonnx")
+# Of the largest logit. A float32 batch norm may round otherwise and an activation be a step off;
+# where a runtime gets the arithmetic wrong, logits are off by their own size.
+TOLERATED_SHARE = 0.2
 
 
 class _OnnxRuntime(nn.Module):
@@ -79,8 +82,8 @@ def load_onnx(
     trained. `runtime` is one of RUNTIMES, "qonnx" for files of that form. `threads` are as many as
     PyTorch uses, unless given.
 
-    Raises ValueError for a file that `export_onnx` did not write, or that is damaged;
-    ModuleNotFoundError without the package of the runtime.
+    Raises ValueError for a file that `export_onnx` did not write, one that is damaged, and where
+    the runtime's logits are not those of the network that was exported; ModuleNotFoundError without the package of the runtime.
     """
     require_choice("runtime", runtime, RUNTIMES)
     threads = check_integer("threads", threads or torch.get_num_threads(), 1)
@@ -100,8 +103,14 @@ def load_onnx(
     require(same, f"{name}: is damaged: its checksum is that of other content")
     needs = "qonnx" if about["form"] == "qonnx" else "onnxruntime or openvino"
     require(runtime in needs, f"runtime={runtime!r}: must be {needs} for this file")
+    network = _CLASSES[runtime](content, threads).eval()
+    expected = torch.tensor(about["logits_of_probe"])
+    off = (network(probe((len(about["mean"]), *about["image_size"]))) - expected).abs().max()
+    share = (off / expected.abs().max().clamp(min=1e-30)).item()
+    right = share <= TOLERATED_SHARE
+    require(right, f"runtime={runtime!r}: computes other logits, off by {100 * share:.3g} %")
     return SavedNetwork(
-        _CLASSES[runtime](content, threads).eval(),
+        network,
         about["model"],
         tuple(about["classes"]),
         tuple(about["mean"]),

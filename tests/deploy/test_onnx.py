@@ -2,14 +2,21 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
+from test_reference import REMEDIES, layers_and_inputs
 from torch import nn
 
-from dsnn_utils import ShiftSpec, convert_to_shift, export_onnx, shiftable_layers
-from dsnn_utils.deploy import int8_parts, load_onnx, weight_codes, with_integer_layers
+from dsnn_utils import (
+    ShiftSpec,
+    convert_to_shift,
+    export_onnx,
+    load_network,
+    save_network,
+    shiftable_layers,
+)
+from dsnn_utils.deploy import int8_parts, load_onnx, runtimes, weight_codes, with_integer_layers
 from dsnn_utils.shift import IntegerSpec, build_model, convert_to_integer, fit_activations
-from dsnn_utils.training import SavedNetwork
-from test_reference import REMEDIES, layers_and_inputs
+from dsnn_utils.training import SavedNetwork, evaluate, load_dataset, train
 
 onnx = pytest.importorskip("onnx", reason="the extra `deploy` is not installed")
 RUNTIMES = ("onnxruntime", "openvino")
@@ -18,7 +25,9 @@ W3A4 = ShiftSpec("Q", 3, 4, 0, weight_scale="channel", **REMEDIES)
 
 def as_saved(network, shape=(3, 32, 32)):
     classes = tuple("0123456789")
-    return SavedNetwork(network, None, classes, (0.5,) * shape[0], (0.25,) * shape[0], shape[1:], {})
+    return SavedNetwork(
+        network, None, classes, (0.5,) * shape[0], (0.25,) * shape[0], shape[1:], {}
+    )
 
 
 def run(network, x, path, runtime, form="qdq"):
@@ -36,36 +45,35 @@ def settle(network, x):
     return network.eval()
 
 
-def assert_agrees(found, expected, share_of_logits):
-    """The same predictions; where float batch norms round otherwise, a code may differ by one.
+def assert_agrees(network, x, path):
+    """Both runtimes, where float batch norms may round an activation to the code next to it.
 
-    Such a step reaches few logits: all but `share_of_logits` of them have to be equal.
+    Such a step spreads through the layers behind it, by little. These networks are not trained, so
+    images whose two best logits are about equal tell nothing.
     """
-    different = (found - expected).abs() > 1e-4 * expected.std()
-    assert different.float().mean() <= share_of_logits
-    assert (found - expected).abs().max() <= 0.5 * expected.std()
-    assert (found.argmax(1) == expected.argmax(1)).float().mean() >= 0.999
+    with torch.no_grad():
+        expected = network(x)
+    export_onnx(as_saved(network, tuple(x.shape[1:])), path)
+    best = expected.topk(2).values
+    clear = best[:, 0] - best[:, 1] > 0.1 * expected.std()
+    for runtime in RUNTIMES:
+        found = load_onnx(path, runtime, 1).network(x)
+        assert (found - expected).abs().mean() <= 0.02 * expected.std(), runtime
+        assert torch.equal(found.argmax(1)[clear], expected.argmax(1)[clear]), runtime
 
 
 # ------------------------------------------------------------------------- single layers
 
 
-class Alone(nn.Module):
-    """The layer, and as an export needs it, the same number of logits for each image."""
-
-    def __init__(self, layers):
-        super().__init__()
-        self.layers = layers
-
-    def forward(self, x):
-        return self.layers(x)
-
-
 @pytest.mark.parametrize("runtime", RUNTIMES)
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=10)
 @given(layers_and_inputs(kinds=("Q", "PS"), weight_bits=(2, 4), integer_bits=(2, 4)))
-def test_a_shift_layer_equals_emulation_and_integers_to_the_last_bit(tmp_path_factory, runtime, case):
+def test_a_shift_layer_equals_emulation_and_integers_to_the_last_bit(
+    tmp_path_factory, runtime, case
+):
     network, x = case
+    if runtime == "openvino":  # it refuses such a file
+        assume(getattr(network[0], "padding_mode", "") != "circular")
     with torch.no_grad():
         expected = network(x)
     assert torch.equal(with_integer_layers(network)(x), expected)
@@ -109,20 +117,12 @@ def prepared(name, spec, depth=None):
 
 @pytest.mark.parametrize("name", ["resnet20", "mobilenetv2", "vgg19", "own"])
 def test_networks(tmp_path, name):
-    network, x = prepared(name, W3A4)
-    with torch.no_grad():
-        expected = network(x)
-    for runtime in RUNTIMES:
-        assert_agrees(run(network, x, tmp_path / "n.onnx", runtime), expected, 0.05)
+    assert_agrees(*prepared(name, W3A4), tmp_path / "n.onnx")
 
 
-@pytest.mark.parametrize("depth", [0, 1, 6, 13])
+@pytest.mark.parametrize("depth", [0, 2, 5])
 def test_any_depth(tmp_path, depth):
-    network, x = prepared("resnet20", W3A4, depth)
-    with torch.no_grad():
-        expected = network(x)
-    for runtime in RUNTIMES:
-        assert_agrees(run(network, x, tmp_path / "n.onnx", runtime), expected, 0.05)
+    assert_agrees(*prepared("own", W3A4, depth), tmp_path / "n.onnx")
 
 
 @pytest.mark.parametrize(
@@ -136,11 +136,49 @@ def test_any_depth(tmp_path, depth):
     ],
 )
 def test_number_formats(tmp_path, spec):
-    network, x = prepared("resnet20", spec)
+    assert_agrees(*prepared("own", spec), tmp_path / "n.onnx")
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("rounding", ["floor", "nearest"])
+def test_flattened_pixels_and_filters_of_different_scale(tmp_path, runtime, signed, rounding):
+    torch.manual_seed(0)
+    layers = nn.Flatten(), nn.Linear(3 * 32 * 32, 12), nn.ReLU(), nn.Linear(12, 10)
+    network = nn.Sequential(*layers)
     with torch.no_grad():
-        expected = network(x)
+        network[1].weight *= torch.exp2(torch.arange(12) % 5 - 2.0)[:, None]
+    fields = {"activation_format": "fitted", "activation_rounding": rounding}
+    spec = ShiftSpec("Q", 3, 4, 0, weight_scale="channel", **fields)
+    network = convert_to_shift(network, 2, spec).eval()
+    x = torch.randn(16, 3, 32, 32)
+    x = x if signed else x.abs()
+    fit_activations(network, x)
+    with torch.no_grad():
+        assert torch.equal(run(network, x, tmp_path / "n.onnx", runtime), network(x))
+
+
+def test_a_trained_network_predicts_the_same(tmp_path):
+    data = load_dataset("digits")
+    torch.manual_seed(0)
+    network = convert_to_shift(build_model("resnet20", 10, 1), 20, W3A4)
+    train(network, data, epochs=4, batch_size=32, optimizer="sgd", lr=0.05, seed=0)
+    path = save_network(network, tmp_path / "n.safetensors", data, "resnet20")
+    export_onnx(load_network(path), tmp_path / "n.onnx")
+    images = data.validation
+    expected = evaluate(network, images, data)
+    x = (images.images.float() / 255 - data.mean[0]) / data.std[0]
+    with torch.no_grad():
+        logits = network.eval()(x)
+        integers = with_integer_layers(network, "fixed_point")(x)
+    assert (integers.argmax(1) == logits.argmax(1)).float().mean() >= 0.98
     for runtime in RUNTIMES:
-        assert_agrees(run(network, x, tmp_path / "n.onnx", runtime), expected, 0.1)
+        saved = load_onnx(tmp_path / "n.onnx", runtime, 1)
+        found = saved.network(x)
+        assert (found.argmax(1) == logits.argmax(1)).float().mean() >= 0.999
+        assert (found - logits).abs().mean() <= 1e-3 * logits.std()
+        accuracy = evaluate(saved.network, images, data, device="cpu")["accuracy"]
+        assert abs(accuracy - expected["accuracy"]) <= 1 / len(images)
 
 
 # --------------------------------------------------------------------------- the file
@@ -171,3 +209,88 @@ def test_openvino_computes_the_shifted_layers_in_int8(tmp_path):
         if fact["layerType"].astype(str) in ("Convolution", "FullyConnected", "MatMul")
     ]
     assert len(kinds) == 20 and set(kinds) <= {"u8", "i8"}, kinds
+
+
+def test_what_export_onnx_did_not_write_is_refused(tmp_path):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    network, x = prepared("own", W3A4)
+    path = export_onnx(as_saved(network), tmp_path / "n.onnx")
+    whole = path.read_bytes()
+    for content in (b"", whole[:-1000], b"not a network", whole.replace(b"Relu", b"Ceil", 1)):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="is damaged"):
+            load_onnx(path)
+    with pytest.raises(ValueError, match="must be a file that export_onnx wrote"):
+        load_onnx(tmp_path / "absent.onnx")
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match="runtime='qonnx': must be onnxruntime or openvino"):
+        load_onnx(path, "qonnx")
+    with pytest.raises(ValueError, match="runtime='tvm': must be one of onnxruntime"):
+        load_onnx(path, "tvm")
+
+
+def test_a_runtime_that_computes_something_else_is_refused(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    network, x = prepared("own", W3A4)
+    path = export_onnx(as_saved(network), tmp_path / "n.onnx")
+    forward = runtimes._OnnxRuntime.forward
+    monkeypatch.setattr(runtimes._OnnxRuntime, "forward", lambda self, x: forward(self, 2 * x))
+    with pytest.raises(ValueError, match="runtime='onnxruntime': computes other logits, off by"):
+        load_onnx(path)
+
+
+def test_what_int8_cannot_hold_is_refused_by_name(tmp_path):
+    x = torch.zeros(1, 3, 32, 32)
+    published = convert_to_shift(Own(), 7, ShiftSpec())
+    with pytest.raises(ValueError, match="layer 'stem': has 32 activation bits"):
+        export_onnx(as_saved(published), tmp_path / "n.onnx")
+    with pytest.raises(ValueError, match="saved=Own: must be what load_network returns"):
+        export_onnx(Own(), tmp_path / "n.onnx")
+    with pytest.raises(ValueError, match="form='tflite': must be one of qdq, qonnx"):
+        export_onnx(as_saved(Own()), tmp_path / "n.onnx", "tflite")
+
+    class Branching(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(ValueError, match="must be a network that PyTorch can export"):
+        export_onnx(as_saved(Branching()), tmp_path / "n.onnx")
+    assert x is not None and not list(tmp_path.iterdir())
+
+
+@settings(deadline=None, max_examples=60)
+@given(layers_and_inputs(kinds=("Q", "PS", "integer"), weight_bits=(2, 6)))
+def test_int8_parts_add_up_to_the_weights(case):
+    network, _ = case
+    codes, unit = weight_codes(network[0])
+    parts = int8_parts(network[0])
+    shape = (-1, *[1] * (codes.ndim - 1))
+    total = sum(part.double() * scale.double().view(shape) for part, scale in parts)
+    expected = codes * unit.view(shape)
+    if isinstance(network[0].spec, ShiftSpec):
+        assert torch.equal(total, expected)
+        used = codes[codes != 0].abs().double().log2()
+        few = len(used) == 0 or used.max() - used.min() <= 6
+        assert len(parts) == 1 if few else len(parts) <= 1 + used.max() // 7
+    else:
+        torch.testing.assert_close(total, expected, rtol=1e-6, atol=0)
+        assert len(parts) == 1
+
+
+# ------------------------------------------------------------------------------- qonnx
+
+
+@pytest.mark.parametrize(
+    "spec", [W3A4, ShiftSpec("PS", 5, 4, 4), IntegerSpec(4, 4, 0, **REMEDIES)], ids=str
+)
+def test_qonnx_computes_what_the_emulation_does(tmp_path, spec):
+    network, x = prepared("own", spec)
+    found = run(network, x[:4], tmp_path / "n.onnx", "qonnx", "qonnx")
+    with torch.no_grad():
+        expected = network(x[:4])
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    nodes = onnx.load(tmp_path / "n.onnx").graph.node
+    quants = [node for node in nodes if node.op_type == "Quant"]
+    assert len(quants) == 2 * 5
+    modes = {a.s.decode() for n in quants for a in n.attribute if a.name == "rounding_mode"}
+    assert ("FLOOR" in modes) == (spec.activation_rounding == "floor")
