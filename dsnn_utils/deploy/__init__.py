@@ -1,5 +1,6 @@
 """Trained networks outside of training: in integers, as ONNX files, in runtimes."""
 
+from dsnn_utils.deploy.classify import classify
 from dsnn_utils.deploy.codes import input_codes, weight_codes
 from dsnn_utils.deploy.export import export_onnx, int8_parts
 from dsnn_utils.deploy.reference import shift_and_add, with_integer_layers
@@ -7,6 +8,7 @@ from dsnn_utils.deploy.runtimes import RUNTIMES, load_onnx
 
 __all__ = [
     "RUNTIMES",
+    "classify",
     "export_onnx",
     "input_codes",
     "int8_parts",

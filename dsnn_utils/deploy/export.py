@@ -52,6 +52,9 @@ def export_onnx(saved: SavedNetwork, path: str | Path, form: str = "qdq") -> Pat
         isinstance(saved, SavedNetwork),
         f"saved={type(saved).__name__}: must be what load_network returns",
     )
+    require(
+        hasattr(torch.onnx, "ops"), f"torch {torch.__version__}: must be 2.8 or newer to export"
+    )
     check_fitted(saved.network)
     network = copy.deepcopy(saved.network).cpu().float().eval()
     shape = (len(saved.mean), *saved.image_size)
@@ -108,8 +111,14 @@ def _export(network: nn.Module, example: Tensor, dynamic_shapes):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's, about itself
             program = torch.onnx.export(
-                network, (example,), dynamo=True, opset_version=OPSET, dynamic_shapes=dynamic_shapes,
-                verbose=False, **names)  # fmt: skip
+                network,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=dynamic_shapes,
+                verbose=False,
+                **names,
+            )
     except ModuleNotFoundError:
         raise
     except Exception as error:  # of many kinds: it runs the network's own code

@@ -19,6 +19,7 @@ from dsnn_utils.shift import IntegerSpec, build_model, convert_to_integer, fit_a
 from dsnn_utils.training import SavedNetwork, evaluate, load_dataset, train
 
 onnx = pytest.importorskip("onnx", reason="the extra `deploy` is not installed")
+pytest.importorskip("onnxscript", reason="the extra `deploy` is not installed")
 RUNTIMES = ("onnxruntime", "openvino")
 W3A4 = ShiftSpec("Q", 3, 4, 0, weight_scale="channel", **REMEDIES)
 
@@ -57,6 +58,7 @@ def assert_agrees(network, x, path):
     best = expected.topk(2).values
     clear = best[:, 0] - best[:, 1] > 0.1 * expected.std()
     for runtime in RUNTIMES:
+        pytest.importorskip(runtime, reason=f"{runtime} is not installed")
         found = load_onnx(path, runtime, 1).network(x)
         assert (found - expected).abs().mean() <= 0.02 * expected.std(), runtime
         assert torch.equal(found.argmax(1)[clear], expected.argmax(1)[clear]), runtime
@@ -162,7 +164,7 @@ def test_a_trained_network_predicts_the_same(tmp_path):
     data = load_dataset("digits")
     torch.manual_seed(0)
     network = convert_to_shift(build_model("resnet20", 10, 1), 20, W3A4)
-    train(network, data, epochs=4, batch_size=32, optimizer="sgd", lr=0.05, seed=0)
+    train(network, data, epochs=4, batch_size=32, optimizer="SGD", lr=0.05, seed=0)
     path = save_network(network, tmp_path / "n.safetensors", data, "resnet20")
     export_onnx(load_network(path), tmp_path / "n.onnx")
     images = data.validation
@@ -173,6 +175,7 @@ def test_a_trained_network_predicts_the_same(tmp_path):
         integers = with_integer_layers(network, "fixed_point")(x)
     assert (integers.argmax(1) == logits.argmax(1)).float().mean() >= 0.98
     for runtime in RUNTIMES:
+        pytest.importorskip(runtime, reason=f"{runtime} is not installed")
         saved = load_onnx(tmp_path / "n.onnx", runtime, 1)
         found = saved.network(x)
         assert (found.argmax(1) == logits.argmax(1)).float().mean() >= 0.999
@@ -240,8 +243,7 @@ def test_a_runtime_that_computes_something_else_is_refused(tmp_path, monkeypatch
 
 
 def test_what_int8_cannot_hold_is_refused_by_name(tmp_path):
-    x = torch.zeros(1, 3, 32, 32)
-    published = convert_to_shift(Own(), 7, ShiftSpec())
+    published = convert_to_shift(Own(), 5, ShiftSpec())
     with pytest.raises(ValueError, match="layer 'stem': has 32 activation bits"):
         export_onnx(as_saved(published), tmp_path / "n.onnx")
     with pytest.raises(ValueError, match="saved=Own: must be what load_network returns"):
@@ -255,7 +257,7 @@ def test_what_int8_cannot_hold_is_refused_by_name(tmp_path):
 
     with pytest.raises(ValueError, match="must be a network that PyTorch can export"):
         export_onnx(as_saved(Branching()), tmp_path / "n.onnx")
-    assert x is not None and not list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 @settings(deadline=None, max_examples=60)
