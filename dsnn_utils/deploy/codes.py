@@ -1,7 +1,9 @@
 """The integers behind a trained layer: those of its weights, its input and its bias."""
 
+import math
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsnn_utils.shift.activations import QuantizedLayer
 
@@ -46,3 +48,24 @@ def bias_codes(layer: QuantizedLayer, unit: Tensor) -> Tensor:
 def per_channel(values: Tensor, dimensions: int) -> Tensor:
     """One value per output channel, in a shape that broadcasts over a weight."""
     return values.view(-1, *[1] * (dimensions - 1))
+
+
+def packed_bytes(network: nn.Module) -> int:
+    """Bytes that the network takes if each weight has just its bits.
+
+    Weights of shift and integer layers have `weight_bits`, and their scale a byte (a power of two)
+    or a float32. All other numbers are float32.
+    """
+    bits = 0
+    mine: set[int] = set()
+    for layer in network.modules():
+        if isinstance(layer, QuantizedLayer):
+            mine |= {id(x) for n, x in layer.named_parameters() if n != "bias"}
+            mine |= {id(x) for x in layer.buffers()}
+            scales = {"none": 0, "layer": 1, "channel": len(layer.effective_weight())}
+            of_scale = 8 if layer.spec.arithmetic == "shift" else 32
+            bits += layer.effective_weight().numel() * layer.spec.weight_bits
+            bits += scales[layer.spec.weight_scale] * of_scale
+    numbers = {id(x): x for x in [*network.parameters(), *network.buffers()]}
+    bits += 32 * sum(x.numel() for key, x in numbers.items() if key not in mine)
+    return math.ceil(bits / 8)
