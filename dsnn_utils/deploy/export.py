@@ -127,7 +127,16 @@ def _export(network: nn.Module, example: Tensor, dynamic_shapes):
     finally:
         logger.setLevel(level)
     assert program is not None
-    return program.model_proto
+    model = program.model_proto
+    for node in model.graph.node:  # where in the code it comes from, with folders of this machine
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]:
+        del value.metadata_props[:]
+    for tensor in model.graph.initializer:
+        del tensor.metadata_props[:]
+    del model.graph.metadata_props[:]
+    return model
 
 
 # ----------------------------------------------------------------------------------- layers

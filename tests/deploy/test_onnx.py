@@ -15,6 +15,7 @@ from dsnn_utils import (
     shiftable_layers,
 )
 from dsnn_utils.deploy import int8_parts, load_onnx, runtimes, weight_codes, with_integer_layers
+from dsnn_utils.energy import operation_counts
 from dsnn_utils.shift import IntegerSpec, build_model, convert_to_integer, fit_activations
 from dsnn_utils.training import SavedNetwork, evaluate, load_dataset, train
 
@@ -198,6 +199,9 @@ def test_weights_are_int8_and_no_shifted_layer_reads_float_weights(tmp_path):
         assert [made_by.get(name) for name in node.input[:2]] == ["DequantizeLinear"] * 2
     kinds = [onnx.numpy_helper.to_array(t).dtype.name for t in graph.initializer if len(t.dims) > 1]
     assert set(kinds) <= {"int8"}
+    content = (tmp_path / "n.onnx").read_bytes()
+    assert len(content) < 1.4 * 272_000  # a byte for each weight, and little else
+    assert b".py" not in content  # no stack trace
 
 
 def test_openvino_computes_the_shifted_layers_in_int8(tmp_path):
@@ -294,5 +298,9 @@ def test_qonnx_computes_what_the_emulation_does(tmp_path, spec):
     nodes = onnx.load(tmp_path / "n.onnx").graph.node
     quants = [node for node in nodes if node.op_type == "Quant"]
     assert len(quants) == 2 * 5
+    from qonnx.util.inference_cost import inference_cost
+
+    counted = inference_cost(str(tmp_path / "n.onnx"), discount_sparsity=False)["total_cost"]
+    assert counted["total_macs"] == operation_counts(network, (3, 32, 32))["macs"].sum()
     modes = {a.s.decode() for n in quants for a in n.attribute if a.name == "rounding_mode"}
     assert ("FLOOR" in modes) == (spec.activation_rounding == "floor")
