@@ -181,8 +181,10 @@ def _fixed_point(layer: Any, norm: nn.Module, multiplier_bits: int, fraction_bit
     offset = offset * 2.0**fraction_bits
     # As many digits as the multiplier has. A channel whose factor is 0 may have any shift.
     digits = factor.abs().clamp(min=2.0**-30).log2().floor().long() + 1
-    shift = (multiplier_bits - digits).clamp(0, 62 - fraction_bits - 8)
+    shift = (multiplier_bits - digits).clamp(max=62 - fraction_bits - 8)
     multiplier = (factor * 2.0**shift).round().long()
+    # A large factor has zeros behind its digits: it is shifted to the left.
+    multiplier, shift = multiplier << (-shift).clamp(min=0), shift.clamp(min=0)
     half = torch.where(shift > 0, 1 << (shift - 1).clamp(min=0), 0)  # to nearest
     return multiplier, (offset * 2.0**shift).round().long() + half, shift, fraction_bits
 

@@ -104,7 +104,7 @@ def plot_ways(summaries: Mapping[str, pd.DataFrame]) -> DualFigure:
             axis.annotate(f" {1e3 * seconds:.2g} ms", (1e3 * x, y), va="center", fontsize=7)
         axis.set(xlabel="Measured energy (mJ per image)", title=title)
         axis.set_yticks(place, table.index)
-        axis.set_xlim(right=1.25e3 * (energy + half).max())
+        axis.set_xlim(0, 1.25e3 * (energy + half).max())
     data = pd.concat(summaries, names=["batches"]).reset_index()
     lowest = {
         title: table["energy_measured_j_per_image"].idxmin() for title, table in summaries.items()

@@ -159,6 +159,11 @@ def test_a_batch_norm_of_a_multiplier_and_a_shift_differs_by_their_rounding():
             found = with_integer_layers(network, "fixed_point", bits, 14)
             errors.append((found(x) - expected).abs().max().item())
             assert not [m for m in found.modules() if isinstance(m, nn.BatchNorm2d)]
+    # Of few bits, whatever the size of the factor: codes times a multiplier of 2 bits.
+    layer = with_integer_layers(network, "fixed_point", 2, 14).conv1
+    odd = layer.batch_norm[0].abs()
+    odd = odd // (odd & -odd).clamp(min=1)
+    assert odd.max() <= 3
     # The first layer alone, where no later rounding hides it.
     first = nn.Sequential(network.conv1, network.bn1)
     with torch.no_grad():
