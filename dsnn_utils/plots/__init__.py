@@ -17,6 +17,7 @@ from dsnn_utils.plots.energy import (
     plot_energy_depth,
     plot_grids,
     plot_noise,
+    plot_ways,
 )
 from dsnn_utils.plots.fidelity import plot_fidelities, plot_rank_correlation, plot_right_pairs
 from dsnn_utils.plots.front import LiveFront, plot_front
@@ -66,6 +67,7 @@ __all__ = [
     "plot_space",
     "plot_tradeoff",
     "plot_training",
+    "plot_ways",
     "plot_weights",
     "use_style",
 ]

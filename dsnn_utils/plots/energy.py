@@ -88,6 +88,32 @@ def _power_of_ten(value: float) -> str:
 
 
 @styled
+def plot_ways(summaries: Mapping[str, pd.DataFrame]) -> DualFigure:
+    """Measured energy of one network computed in several ways, a panel per size of the batches.
+
+    `summaries` are tables of `summarise_readings` over the same ways, each under its panel's title.
+    Whiskers are 95 % intervals; the figures at the bars are times.
+    """
+    figure, axes = new_axes(TWO_COLUMNS, 3.2, 1, len(summaries), squeeze=False, sharey=True)
+    for axis, (title, table) in zip(axes[0], summaries.items(), strict=True):
+        energy, half = table["energy_measured_j_per_image"], table["half_width_j_per_image"]
+        place = np.arange(len(table))[::-1]
+        axis.barh(place, 1e3 * energy, color=SKY)
+        axis.errorbar(1e3 * energy, place, xerr=1e3 * half, fmt="none", ecolor=BLACK, lw=0.8)
+        for y, x, seconds in zip(place, energy + half, table["duration_s_per_image"], strict=True):
+            axis.annotate(f" {1e3 * seconds:.2g} ms", (1e3 * x, y), va="center", fontsize=7)
+        axis.set(xlabel="Measured energy (mJ per image)", title=title)
+        axis.set_yticks(place, table.index)
+        axis.set_xlim(0, 1.25e3 * (energy + half).max())
+    data = pd.concat(summaries, names=["batches"]).reset_index()
+    lowest = {
+        title: table["energy_measured_j_per_image"].idxmin() for title, table in summaries.items()
+    }
+    text = "Least measured energy: " + "; ".join(f"{t}: {name}" for t, name in lowest.items())
+    return DualFigure(figure, data=data, description=text)
+
+
+@styled
 def plot_energy_depth(readings: pd.DataFrame, modelled: pd.DataFrame) -> DualFigure:
     """Energy per image over shift depth: measured and modelled, each on an axis of its own.
 

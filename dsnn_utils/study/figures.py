@@ -53,6 +53,7 @@ THUMBNAILS = {
     "07": "learning_curves",
     "08": "study_finals",
     "09": "few_bits_formats",
+    "10": "ways",
 }
 FEW = 24
 THUMBNAIL_WIDTH = 300  # pixels, twice what README.md shows

@@ -4,6 +4,7 @@ The file is in the safetensors format, so reading one runs no code of it. What t
 in its metadata, as JSON under the key "dsnn_utils".
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dsnn_utils.checks import require
 from dsnn_utils.shift.activations import QuantizedLayer, check_fitted
@@ -82,7 +83,8 @@ def save_network(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, temporary, {KEY: json.dumps(about)})
+    text = json.dumps(about)
+    save_file(tensors, temporary, {KEY: text, "sha256": _checksum(text, tensors)})
     os.replace(temporary, path)
     return path
 
@@ -101,17 +103,8 @@ def load_network(path: str | Path, network: nn.Module | None = None) -> SavedNet
     the same classes; it is converted and filled. Raises ValueError for a file of something else,
     one that is damaged, or a `network` that is missing or does not fit.
     """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
     name = f"path={str(path)!r}"
-    require(path.is_file(), f"{name}: must be a file that save_network wrote")
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})[KEY])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(f"{name}: is damaged or not by save_network ({error})") from error
+    about, tensors = _read(Path(path), name)
     if network is None:
         require(
             about["model"] is not None,
@@ -137,6 +130,34 @@ def load_network(path: str | Path, network: nn.Module | None = None) -> SavedNet
         tuple(about["image_size"]),
         about["row"],
     )
+
+
+def _read(path: Path, name: str) -> tuple[dict, dict[str, Tensor]]:
+    """The metadata and the tensors of a file; ValueError unless they are as they were written."""
+    from safetensors import SafetensorError, safe_open
+
+    require(path.is_file(), f"{name}: must be a file that save_network wrote")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        text = metadata[KEY]
+        about = json.loads(text)
+        # The first files had no checksum.
+        changed = metadata.get("sha256", "none") not in ("none", _checksum(text, tensors))
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"{name}: is damaged or not by save_network ({error})") from error
+    require(not changed, f"{name}: is damaged: its checksum is that of other content")
+    return about, tensors
+
+
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all that a file says. It finds damage; who means harm can compute it as well."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 @torch.no_grad()

@@ -91,6 +91,7 @@ def readings(joules: dict, windows_s=(1.0,), rounds: int = 6) -> pd.DataFrame:
 
 
 DEPTH_READINGS = readings({0: 0.044, 10: 0.046, 20: 0.06})
+WAYS = summarise_readings(readings({"float32": 0.01, "int8": 0.002}))
 MODELLED = pd.DataFrame(
     {"shift_depth": [0, 10, 20], ENERGY: [1.9e-4, 1e-4, 1e-5],
      "energy_modelled_with_memory_j_per_image": [2.2e-4, 1.3e-4, 4e-5]}
@@ -179,6 +180,7 @@ FIGURES = {
     "noise": lambda: plots.plot_noise(readings({"a": 0.05}, (0.5, 1.0, 2.0), 10), 0.007),
     "energy_by_kind": lambda: plots.plot_energy_by_kind(COUNTS),
     "grids": lambda: plots.plot_grids(grid_table(0.5), "DEU"),
+    "ways": lambda: plots.plot_ways({"batches of 128": WAYS, "one image at a time": 4 * WAYS}),
 }  # fmt: skip
 INTERACTIVE = {
     "training",
@@ -563,6 +565,15 @@ def test_energy_over_depth_keeps_measured_and_modelled_apart(figures):
     np.testing.assert_allclose(right.lines[0].get_ydata(), 1e6 * MODELLED[ENERGY])
     data = figures["energy_depth"].data
     assert data["shift_depth"].tolist() == [0, 10, 20] and data["readings"].tolist() == [6] * 3
+
+
+def test_ways_have_a_bar_each_and_say_their_times(figures):
+    left, right = figures["ways"].static.axes
+    widths = [bar.get_width() for bar in left.patches]
+    np.testing.assert_allclose(widths, 1e3 * WAYS["energy_measured_j_per_image"])
+    seconds = WAYS["duration_s_per_image"].iloc[0]
+    assert left.texts[0].get_text().strip() == f"{1e3 * seconds:.2g} ms"
+    assert len(right.patches) == 2 and len(figures["ways"].data) == 4
 
 
 def test_noise_draws_each_reading_and_how_many_it_takes(figures):

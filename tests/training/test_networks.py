@@ -89,7 +89,24 @@ def test_what_save_network_did_not_write_is_refused(digits, tmp_path):
     with pytest.raises(ValueError, match="is damaged or not by save_network"):
         load_network(path)
     save_network(networks()["plain"], path, digits, "resnet20")
-    path.write_bytes(path.read_bytes()[:-100])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match="is damaged or not by save_network"):
+        load_network(path)
+    changed = bytearray(whole)
+    changed[-5] ^= 1  # a bit of a weight
+    path.write_bytes(changed)
+    with pytest.raises(ValueError, match="its checksum is that of other content"):
+        load_network(path)
+    path.write_bytes(whole.replace(b"resnet20", b"resnet21", 1))
+    with pytest.raises(ValueError, match="its checksum is that of other content"):
+        load_network(path)
+
+
+def test_a_pickle_is_not_opened(tmp_path):
+    """Nothing in a file is executed: what torch.save writes is no safetensors file."""
+    path = tmp_path / "n.safetensors"
+    torch.save(networks()["plain"], path)
     with pytest.raises(ValueError, match="is damaged or not by save_network"):
         load_network(path)
 

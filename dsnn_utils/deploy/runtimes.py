@@ -1,0 +1,120 @@
+"""Exported networks run by ONNX Runtime, OpenVINO or QONNX, as if they were PyTorch's."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dsnn_utils.checks import check_integer, require, require_choice
+from dsnn_utils.deploy.export import checksum, probe
+from dsnn_utils.training.networks import KEY, SavedNetwork
+
+RUNTIMES = ("onnxruntime", "openvino", "qonnx")
+# Of the largest logit. A float32 batch norm may round otherwise and an activation be a step off;
+# where a runtime gets the arithmetic wrong, logits are off by their own size.
+TOLERATED_SHARE = 0.2
+
+
+class _OnnxRuntime(nn.Module):
+    def __init__(self, content: bytes, threads: int):
+        super().__init__()
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(
+            content, options, providers=["CPUExecutionProvider"]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        (logits,) = self.session.run(None, {"image": np.ascontiguousarray(x.numpy())})
+        return torch.from_numpy(logits)
+
+
+class _OpenVino(nn.Module):
+    def __init__(self, content: bytes, threads: int):
+        super().__init__()
+        import openvino
+
+        core = openvino.Core()
+        # Some processors would run what is float32 in bfloat16.
+        options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+        self.compiled = core.compile_model(core.read_model(content), "CPU", options)
+        self.request = self.compiled.create_infer_request()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.request.infer({0: np.ascontiguousarray(x.numpy())})
+        return torch.from_numpy(np.array(logits[0]))
+
+
+class _Qonnx(nn.Module):
+    """Node by node in NumPy: to check against, not to be fast."""
+
+    def __init__(self, content: bytes, threads: int):
+        super().__init__()
+        import onnx
+        from qonnx.core.modelwrapper import ModelWrapper
+        from qonnx.transformation.infer_shapes import InferShapes
+
+        self.model = ModelWrapper(onnx.load_from_string(content)).transform(InferShapes())
+
+    def forward(self, x: Tensor) -> Tensor:
+        from qonnx.core.onnx_exec import execute_onnx
+
+        images = np.ascontiguousarray(x.numpy())[:, None]
+        logits = [execute_onnx(self.model, {"image": image})["logits"] for image in images]
+        return torch.from_numpy(np.concatenate(logits))
+
+
+_CLASSES = {"onnxruntime": _OnnxRuntime, "openvino": _OpenVino, "qonnx": _Qonnx}
+
+
+def load_onnx(
+    path: str | Path, runtime: str = "onnxruntime", threads: int | None = None
+) -> SavedNetwork:
+    """An exported network as `load_network` would return it; a runtime computes its `network`.
+
+    That network is called, evaluated and measured like any other, on the CPU, but cannot be
+    trained. `runtime` is one of RUNTIMES, "qonnx" for files of that form. `threads` are as many as
+    PyTorch uses, unless given.
+
+    Raises ValueError for a file that `export_onnx` did not write, one that is damaged, and where
+    the runtime's logits are not those of the network that was exported; ModuleNotFoundError
+    without the package of the runtime.
+    """
+    require_choice("runtime", runtime, RUNTIMES)
+    threads = check_integer("threads", threads or torch.get_num_threads(), 1)
+    import onnx
+
+    name = f"path={str(path)!r}"
+    require(os.path.isfile(path), f"{name}: must be a file that export_onnx wrote")
+    content = Path(path).read_bytes()
+    try:
+        model = onnx.load_from_string(content)
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        about = json.loads(metadata[KEY])
+        same = metadata["sha256"] == checksum(metadata[KEY], model)
+    except Exception as error:  # of many kinds, since a file may hold anything
+        raise ValueError(f"{name}: is damaged or not by export_onnx ({error})") from error
+    require(same, f"{name}: is damaged: its checksum is that of other content")
+    needs = "qonnx" if about["form"] == "qonnx" else "onnxruntime or openvino"
+    require(runtime in needs, f"runtime={runtime!r}: must be {needs} for this file")
+    network = _CLASSES[runtime](content, threads).eval()
+    expected = torch.tensor(about["logits_of_probe"])
+    off = (network(probe((len(about["mean"]), *about["image_size"]))) - expected).abs().max()
+    share = (off / expected.abs().max().clamp(min=1e-30)).item()
+    right = share <= TOLERATED_SHARE
+    require(right, f"runtime={runtime!r}: computes other logits, off by {100 * share:.3g} %")
+    return SavedNetwork(
+        network,
+        about["model"],
+        tuple(about["classes"]),
+        tuple(about["mean"]),
+        tuple(about["std"]),
+        tuple(about["image_size"]),
+        about["row"],
+    )

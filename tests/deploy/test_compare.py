@@ -1,0 +1,70 @@
+"""One network computed in every way there is, and what it weighs."""
+
+import pytest
+import torch
+
+from dsnn_utils import ShiftSpec, convert_to_shift, load_network, save_network
+from dsnn_utils.deploy import compare, packed_bytes, ways_to_compute
+from dsnn_utils.shift import IntegerSpec, build_model, convert_to_integer, fit_activations
+from dsnn_utils.training import load_dataset, train
+
+FITTED = {"activation_format": "fitted", "activation_rounding": "nearest"}
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A shift network and the plain one, both trained a little on the digits, and images."""
+    data, folder = load_dataset("digits", train_size=400), tmp_path_factory.mktemp("pair")
+    found = []
+    for spec in (ShiftSpec("Q", 3, 4, 0, weight_scale="channel", **FITTED), None):
+        torch.manual_seed(0)
+        network = build_model("resnet20", 10, 1)
+        network = convert_to_shift(network, 20, spec) if spec else network
+        train(network, data, epochs=4, batch_size=32, optimizer="SGD", lr=0.05, seed=0)
+        path = save_network(network, folder / f"{spec is None}.safetensors", data, "resnet20")
+        found.append(load_network(path))
+    images = (data.validation.images.float() / 255 - data.mean[0]) / data.std[0]
+    return *found, images
+
+
+def test_every_way_computes_one_of_the_two_networks(pair, tmp_path):
+    pytest.importorskip("onnxscript", reason="the extra `deploy` is not installed")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    saved, plain, images = pair
+    ways = ways_to_compute(saved, plain, images, tmp_path)
+    assert list(ways)[:3] == [
+        "plain float32, PyTorch",
+        "plain float32, PyTorch channels_last",
+        "emulation, PyTorch",
+    ]
+    assert {name.rpartition(", ")[2] for name in ways} >= {"ONNX Runtime"}
+    with torch.no_grad():
+        shifted, floats = saved.network(images), plain.network(images)
+        for name, way in ways.items():
+            expected = shifted if name.startswith(("trained codes", "emulation")) else floats
+            same = (way(images).argmax(1) == expected.argmax(1)).float().mean()
+            # Only int8 after training computes something else.
+            assert same >= (0.95 if "after training" in name else 0.995), name
+
+
+def test_without_the_extra_pytorch_remains(pair, tmp_path, monkeypatch):
+    def missing(*_):
+        raise ModuleNotFoundError("onnx")
+
+    monkeypatch.setattr(compare, "export_onnx", missing)
+    saved, plain, images = pair
+    assert len(ways_to_compute(saved, plain, images, tmp_path)) == 3
+
+
+def test_packed_bytes_by_hand():
+    def make(convert, spec):
+        network = convert(torch.nn.Sequential(torch.nn.Linear(16, 8)), 1, spec)
+        fit_activations(network, torch.randn(4, 16))
+        return packed_bytes(network)
+
+    assert packed_bytes(torch.nn.Linear(16, 8)) == 4 * (16 * 8 + 8)
+    none = ShiftSpec("PS", 4, 4, 4)
+    channel = ShiftSpec("Q", 3, 4, 0, weight_scale="channel", **FITTED)
+    assert make(convert_to_shift, none) == 16 * 8 * 4 / 8 + 4 * 8
+    assert make(convert_to_shift, channel) == 16 * 8 * 3 / 8 + 8 + 4 * 8
+    assert make(convert_to_integer, IntegerSpec(4, 4, 4)) == 16 * 8 * 4 / 8 + 4 * 8 + 4 * 8
