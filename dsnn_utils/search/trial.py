@@ -167,7 +167,7 @@ def run_trial(
     row: dict[str, Any] = {"started_at": datetime.now(UTC).isoformat(timespec="seconds")}
     data = take_fraction(dataset, point.get("data_fraction") or 1.0)
     network = build_network(point, data, recipe, seed)
-    energy = modelled_energy(network, tuple(data.train.images.shape[1:]))
+    energy = modelled_energy(network, data.train.shape)
     row |= {
         "dataset": data.name,
         "model": recipe.model,
@@ -387,4 +387,4 @@ class TargetFunction:
         """The `energy_function` of this data and network: what a search knows beforehand."""
         data, recipe = self.dataset, self.recipe
         network = build_model(recipe.model, data.num_classes, data.in_channels)
-        return energy_function(network, tuple(data.train.images.shape[1:]), objective)
+        return energy_function(network, data.train.shape, objective)

@@ -163,10 +163,7 @@ def train(
         teacher.eval()
     seed_everything(seed)
     generator = torch.Generator().manual_seed(seed)  # batches do not depend on the model's draws
-    data, validation = (
-        ImageSet(part.images.to(device), part.labels.to(device))
-        for part in (dataset.train, dataset.validation)
-    )
+    data, validation = (part.to(device) for part in (dataset.train, dataset.validation))
     autocast = torch.autocast(
         device.type,
         torch.bfloat16,
@@ -202,8 +199,9 @@ def train(
         model.train()
         batches = torch.randperm(len(data), generator=generator).split(batch_size)[:steps]
         for step, indices in enumerate(batches, start=1):
-            images = _batch(data.images, indices, dataset.flip, generator if augment else None)
-            labels = data.labels[_moved(indices, device)]
+            batch = data[_moved(indices, device)]
+            labels = batch.labels
+            images = _augment(batch.images, dataset.flip, generator) if augment else batch.images
             pixels = normalise(images)
             with autocast, fitting(model, now=step % FIT_EVERY == 1):
                 logits = network(pixels)
@@ -340,17 +338,12 @@ def _build_optimizer(
     return optimizer_class([g for g in groups if g["params"]], lr=lr, **options)
 
 
-def _batch(
-    images: torch.Tensor, indices: torch.Tensor, flip: bool, generator: torch.Generator | None
-) -> torch.Tensor:
-    """The images at `indices`, uint8 (B, C, H, W), augmented if there is a generator.
+def _augment(batch: torch.Tensor, flip: bool, generator: torch.Generator) -> torch.Tensor:
+    """Images, uint8 (B, C, H, W), cropped and mirrored at random.
 
     Crop and flip are one gather: each image has its own rows and columns to read.
     """
-    device = images.device
-    batch = images[_moved(indices, device)]
-    if generator is None:
-        return batch
+    device = batch.device
     count, channels, height, width = batch.shape
     border_y, border_x = max(1, height // 8), max(1, width // 8)
     batch = F.pad(batch, (border_x, border_x, border_y, border_y))  # black
@@ -379,7 +372,7 @@ def _place(model: nn.Module, dataset: Dataset, device: torch.device):
     normalise = _normaliser(dataset, device)
     with torch.no_grad(), eval_mode(model), torch.autocast(device.type, enabled=False):
         try:
-            model(normalise(dataset.train.images[:1]))
+            model(normalise(dataset.train[:1].images))
         except RuntimeError as error:
             if "view" not in str(error):
                 raise

@@ -72,7 +72,7 @@ def save_network(
         "classes": list(dataset.classes),
         "mean": list(dataset.mean),
         "std": list(dataset.std),
-        "image_size": list(dataset.train.images.shape[-2:]),
+        "image_size": list(dataset.image_size),
         "row": dict(row or {}),
         "versions": {"torch": torch.__version__, "dsnn_utils": _own_version()},
     }
