@@ -223,6 +223,7 @@ class KnownEnergyImprovement(AbstractAcquisitionFunction):
     def values(self, vectors: np.ndarray) -> np.ndarray:
         """The expected improvement of each vector."""
         mean, variance = self._losses.predict(vectors)
+        assert variance is not None  # for the types: only where none is asked for
         return expected_hypervolume_improvement(
             mean.ravel(),
             np.sqrt(variance.ravel()),

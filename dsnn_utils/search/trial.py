@@ -368,7 +368,7 @@ class TargetFunction:
 
     def __call__(self, point: Mapping, seed: int) -> dict:
         name = _short_name(point, seed)
-        checkpoint = None if self.checkpoints is None else self.checkpoints / f"{name}.pt"
+        checkpoint = self._checkpoint(point, seed)
         row, network, history = run_trial(
             point, self.dataset, self.recipe, seed, self.meter, self.test, checkpoint
         )
@@ -382,6 +382,16 @@ class TargetFunction:
         if checkpoint is not None:  # only now: a network that could not be saved is not lost
             checkpoint.unlink(missing_ok=True)
         return row
+
+    def _checkpoint(self, point: Mapping, seed: int) -> Path | None:
+        name = _short_name(point, seed)
+        return None if self.checkpoints is None else self.checkpoints / f"{name}.pt"
+
+    def discard(self, point: Mapping, seed: int) -> None:
+        """Remove what a trial that is recorded left behind: the checkpoint of one that failed."""
+        checkpoint = self._checkpoint(point, seed)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
 
     def energy_of(self, objective: str) -> Callable[[Mapping], float]:
         """The `energy_function` of this data and network: what a search knows beforehand."""

@@ -22,6 +22,9 @@ class Parabola:
     def parents(self):
         return self._parents
 
+    def completed(self, drawn):
+        return drawn
+
 
 def strategy_of(space, seed=0, max_depth=20):
     settings = SearchSettings(max_depth=max_depth, epochs=2, space=space, seed=seed)
