@@ -154,7 +154,7 @@ def _decode_all(
     files = members["train"] + members["test"]
     labels = [number[label] for _, label in files]
     about = {"classes": classes, "labels": labels, "train_images": len(members["train"])}
-    decoding = _Decoding([name for name, _ in files], read, image_size, path.name)
+    decoding = Decoding([name for name, _ in files], read, image_size, path.name)
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(cache.with_name(f"{cache.name}.lock")):
@@ -197,7 +197,7 @@ class _Coloured(Exception):
     """The first image was grey, this one is not: all have to have three channels."""
 
 
-class _Decoding:
+class Decoding:
     """Images of the same size and number of channels, made of files by several threads."""
 
     AHEAD = 1024  # images that may be decoded before they are asked for

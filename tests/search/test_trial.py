@@ -262,6 +262,6 @@ def test_a_training_whose_network_cannot_be_saved_is_not_lost(digits, tmp_path, 
     (checkpoint,) = (tmp_path / "checkpoints").iterdir()
     assert checkpoint.stat().st_size > 0
     # The training is not repeated: all its epochs are there.
-    monkeypatch.setattr("dsnn_utils.training.loop._augment", None)
+    monkeypatch.setattr("dsnn_utils.training.loop.fitting", None)
     assert target(POINT, 3)["status"] == "SUCCESS"
     assert not checkpoint.exists()

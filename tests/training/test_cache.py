@@ -32,13 +32,13 @@ def pets(tmp_path) -> Path:
 def decoded(monkeypatch) -> list[str]:
     """The names of the files that are decoded from now on."""
     names: list[str] = []
-    decode = images._Decoding._decode
+    decode = images.Decoding._decode
 
     def recorded(self, name):
         names.append(name)
         return decode(self, name)
 
-    monkeypatch.setattr(images._Decoding, "_decode", recorded)
+    monkeypatch.setattr(images.Decoding, "_decode", recorded)
     return names
 
 
@@ -124,7 +124,7 @@ def test_decoding_goes_on_where_it_was_killed(pets, decoded, monkeypatch):
             raise Killed
         return read(path)
 
-    monkeypatch.setattr(images._Decoding, "AHEAD", 4)
+    monkeypatch.setattr(images.Decoding, "AHEAD", 4)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", killed_at_last)
         with pytest.raises(Killed):
@@ -143,8 +143,8 @@ def test_decoding_goes_on_where_it_was_killed(pets, decoded, monkeypatch):
 def test_two_processes_at_once_decode_once(pets):
     code = (
         "import sys, threading; from dsnn_utils.training import images, load_dataset\n"
-        "decode, names = images._Decoding._decode, set()\n"
-        "images._Decoding._decode = lambda self, n: names.add(n) or decode(self, n)\n"
+        "decode, names = images.Decoding._decode, set()\n"
+        "images.Decoding._decode = lambda self, n: names.add(n) or decode(self, n)\n"
         "print('ready', flush=True); input()\n"
         f"data = load_dataset({str(pets)!r}, root={str(pets.parent)!r})\n"
         "print(len(names), data.train.images.long().sum().item())"
