@@ -63,8 +63,8 @@ class ImageSet:
         return part
 
     def __reduce__(self):
-        # Sent to another process, mapped images are only named: it maps the same file. Clones, since
-        # of a part PyTorch would send the whole.
+        # Sent to another process, mapped images are only named: it maps the same file. Clones,
+        # since of a part PyTorch would send the whole.
         labels = self.labels.clone()
         if self._cache is None:
             return ImageSet, (self.images.clone(), labels)
