@@ -5,7 +5,7 @@
 An epoch of a small shift network by its images and by its layers; what a strategy takes for asking
 and telling, all trials together, on the synthetic problem of `bench_search.py` (no training). An
 exponent of 1 is linear; it is fitted to the upper half of the sizes, where constant costs no longer
-hide it. A strategy stops after `--limit` seconds. The table stands in `growth.csv`.
+hide it. A strategy stops after `--limit` seconds. The table stands in `results/growth.csv`.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from dsnn_utils.search import SearchSettings, make_fidelity
 from dsnn_utils.search.strategies import MULTI_FIDELITY, STRATEGIES, make_strategy
 from dsnn_utils.training import train
 
-TABLE = Path(__file__).with_name("growth.csv")
+TABLE = Path(__file__).parent / "results" / "growth.csv"
 
 
 def chain(layers: int) -> nn.Module:
