@@ -31,9 +31,9 @@ class ImageSet:
     """
 
     def __init__(self, images: torch.Tensor, labels: torch.Tensor):
-        self._pixels, self._rows, self.labels = images, None, labels
-
-    _rows: torch.Tensor | None  # of the pixels; None: all
+        self._pixels, self.labels = images, labels
+        self._rows: torch.Tensor | None = None  # of the pixels; None: all
+        self._cache: tuple[Path, str] | None = None  # which file they are mapped from, and its key
 
     @property
     def images(self) -> torch.Tensor:
@@ -51,13 +51,28 @@ class ImageSet:
     def __getitem__(self, indices) -> "ImageSet":
         """The images at `indices` (a tensor of integers or a slice), as an ImageSet."""
         part = ImageSet(self._pixels, self.labels[indices])
+        part._cache = self._cache
         if self._rows is not None:
             part._rows = self._rows[indices]
-        elif isinstance(indices, slice):
-            part._pixels = self._pixels[indices]
-        else:
+        elif not isinstance(indices, slice):
             part._rows = indices
+        elif self._cache is not None:
+            part._rows = torch.arange(len(self))[indices]
+        else:
+            part._pixels = self._pixels[indices]
         return part
+
+    def __reduce__(self):
+        # Sent to another process, mapped images are only named: it maps the same file. Clones,
+        # since of a part PyTorch would send the whole.
+        labels = self.labels.clone()
+        if self._cache is None:
+            return ImageSet, (self.images.clone(), labels)
+        return _from_cache, (
+            *self._cache,
+            labels,
+            None if self._rows is None else self._rows.clone(),
+        )
 
     def to(self, device: torch.device) -> "ImageSet":
         """The same on a device, the pixels gathered there; on a CPU it is this one."""
@@ -68,6 +83,18 @@ class ImageSet:
     def __repr__(self) -> str:
         count = len(self)
         return f"ImageSet(images=uint8 {(count, *self.shape)}, labels=int64 {(count,)})"
+
+
+def _from_cache(cache: Path, key: str, labels: torch.Tensor, rows: torch.Tensor | None) -> ImageSet:
+    found = read_cache(cache, key)
+    if found is None:
+        raise FileNotFoundError(
+            f"{cache}.images: must be there, unchanged, for every worker; on several machines, the "
+            "folder given as root of load_dataset has to be a shared one"
+        )
+    part = ImageSet(found[0], labels)
+    part._rows, part._cache = rows, (cache, key)
+    return part
 
 
 DECODING = 2  # changed with what is made of a file, so that older caches are decoded again
@@ -97,6 +124,8 @@ def _load_folder(path: Path, root: Path, image_size: int | None):
     images, about = found
     labels, end = torch.tensor(about["labels"]), about["train_images"]
     everything = ImageSet(images, labels)
+    if read_cache(cache, key) is not None:  # and not only in memory
+        everything._cache = cache.resolve(), key
     return about["classes"], everything[:end], everything[end:] if end < len(labels) else None
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 import subprocess
 import sys
 import warnings
@@ -204,6 +205,25 @@ def test_a_read_only_folder_with_a_good_cache_is_used(pets, decoded, monkeypatch
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(load(pets), first) and not decoded
+
+
+def test_another_process_is_told_the_file_and_maps_it(pets):
+    dataset = load_dataset(pets, root=pets.parent)
+    sent = pickle.dumps(dataset.train[:5])
+    assert len(sent) < dataset.train[:5].images.nbytes  # no pixels in it
+    received = pickle.loads(sent)
+    assert torch.equal(received.images, dataset.train.images[:5])
+    assert torch.equal(received.labels, dataset.train.labels[:5])
+    files(pets)[".images"].unlink()
+    with pytest.raises(FileNotFoundError, match="must be there, unchanged, for every worker"):
+        pickle.loads(sent)
+
+
+def test_of_images_in_memory_only_the_part_is_sent():
+    digits = load_dataset("digits")
+    sent = pickle.dumps(digits.train[:5])
+    assert len(sent) < 3000
+    assert torch.equal(pickle.loads(sent).images, digits.train.images[:5])
 
 
 def test_parts_share_their_pixels():
