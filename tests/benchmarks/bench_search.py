@@ -16,10 +16,10 @@
     point is (1.1, 5). Only the strategies that know the energy use that it is known.
 
 Every strategy starts with the same points, the published default at depths 20, 10, 5, 2, 1 (in
-the last two problems: the centre of the other variables). The reference point of the first two is a guess (error 0.9) at the energy of the plain network, and the hypervolume is
-in shares of that rectangle. A trial costs the same epochs at every depth, so equal trials are
-equal cost. The results
-stand in `figures/strategies/comparison.csv`; notebook 3 shows them.
+the last two problems: the centre of the other variables). The reference point of the first two is
+a guess (error 0.9) at the energy of the plain network; the hypervolume is in shares of the
+rectangle up to the reference point. A trial costs the same epochs at every depth, so equal trials
+are equal cost. The results stand in `figures/strategies/comparison.csv`; notebook 3 shows them.
 """
 
 import argparse
