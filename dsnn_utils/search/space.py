@@ -179,6 +179,16 @@ def dsnn_space(
     return result
 
 
+def conditions_of(space: ConfigurationSpace) -> list[tuple[str, str, list]]:
+    """Which hyperparameter is active with which values of which other one."""
+    found = []
+    for condition in space.conditions:
+        if not isinstance(condition, InCondition):
+            raise NotImplementedError(f"{condition}: must be an InCondition")
+        found.append((condition.child.name, condition.parent.name, condition.values))
+    return found
+
+
 def check_configuration(configuration: Mapping, space: ConfigurationSpace, name: str) -> None:
     """ValueError naming what is unknown or out of range; None is an inactive value.
 

@@ -23,19 +23,18 @@ from ConfigSpace import (
     Configuration,
     ConfigurationSpace,
     Constant,
-    InCondition,
     Integer,
     OrdinalHyperparameter,
 )
 
 from dsnn_utils.checks import require_choice
 from dsnn_utils.runs.table import to_python
-from dsnn_utils.search.space import Fidelity
+from dsnn_utils.search.space import Fidelity, conditions_of
 
 if TYPE_CHECKING:  # a slow import, done where it is used
     from smac.runhistory import TrialInfo
 
-STRATEGIES = ("smac_mf", "smac_mf_published", "smac", "tpe", "nsga2", "random")
+STRATEGIES = ("smac_mf", "smac_mf_published", "smac", "gp", "qlognehvi", "tpe", "nsga2", "random")
 MULTI_FIDELITY = ("smac_mf", "smac_mf_published")
 
 
@@ -82,7 +81,11 @@ def make_strategy(
             return SmacMultiFidelity(space, fidelity, objectives, seed, n_initial, eta=3)
     if name == "smac":
         return Smac(space, objectives, seed, n_initial)
-    if name in ("tpe", "nsga2"):
+    if name == "qlognehvi":
+        from dsnn_utils.search.nehvi import QLogNEHVI
+
+        return QLogNEHVI(space, objectives, seed, n_initial)
+    if name in ("gp", "tpe", "nsga2"):
         return Optuna(name, space, objectives, seed, n_initial)
     if name == "random":
         return RandomSearch(space, seed)
@@ -115,7 +118,7 @@ class Smac:
     def __init__(
         self, space: ConfigurationSpace, objectives: Sequence[str], seed: int, n_initial: int
     ):
-        self._conditions = _conditions(space)
+        self._conditions = conditions_of(space)
         self._space = ConfigurationSpace(seed=seed)
         self._space.add(list(space.values()))
         self._facade = self._make_facade(self._space, objectives, seed, n_initial)
@@ -278,7 +281,12 @@ class SmacKnownEnergy(Smac):
 
 
 class Optuna:
-    """Optuna's multi-objective samplers: TPE ("tpe") or NSGA-II ("nsga2", population 20)."""
+    """Optuna's multi-objective samplers: a Gaussian process with the logarithm of the expected
+    hypervolume improvement ("gp"), TPE ("tpe") or NSGA-II ("nsga2", population 20).
+
+    The Gaussian process only models hyperparameters that every trial has. So it is given inactive
+    ones, too, which are dropped from its proposals.
+    """
 
     def __init__(self, name: str, space: ConfigurationSpace, objectives, seed: int, n_initial: int):
         import optuna
@@ -291,14 +299,16 @@ class Optuna:
                 sampler = optuna.samplers.TPESampler(
                     seed=seed, n_startup_trials=n_initial, multivariate=True, group=True
                 )
+            elif name == "gp":
+                sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=n_initial)
             else:
                 sampler = optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
         self._study = optuna.create_study(
             sampler=sampler, directions=["minimize"] * len(objectives)
         )
         self._space = space
-        self._conditions = _conditions(space)
-        self._n_initial = n_initial
+        self._conditions = conditions_of(space)
+        self._n_initial, self._complete = n_initial, name == "gp"
         self._open: dict[tuple, optuna.Trial] = {}
 
     def ask(self) -> tuple[dict, str]:
@@ -306,8 +316,11 @@ class Optuna:
         trial = self._study.ask()
         point: dict = {}
         for name, hyperparameter in self._ordered():
-            if self._active(name, point):
-                point[name] = trial._suggest(name, _distribution(hyperparameter))
+            active = self._active(name, point)
+            if active or self._complete:
+                value = trial._suggest(name, _distribution(hyperparameter))
+            if active:
+                point[name] = value
         self._open[_key(point)] = trial
         return point, "initial" if trial.number < self._n_initial else "model"
 
@@ -319,6 +332,9 @@ class Optuna:
         if trial is not None:
             self._study.tell(trial, list(costs))
             return
+        if self._complete:
+            given = {name: value for name, value in point.items() if value is not None}
+            point = to_python({n: h.default_value for n, h in self._space.items()}) | given
         names = [n for n, _ in self._ordered() if point.get(n) is not None]
         self._study.add_trial(
             optuna.trial.create_trial(
@@ -339,16 +355,6 @@ class Optuna:
             for child, parent, values in self._conditions
             if child == name
         )
-
-
-def _conditions(space: ConfigurationSpace) -> list[tuple[str, str, list]]:
-    """Which hyperparameter is active with which values of which other one."""
-    found = []
-    for condition in space.conditions:
-        if not isinstance(condition, InCondition):
-            raise NotImplementedError(f"{condition}: must be an InCondition")
-        found.append((condition.child.name, condition.parent.name, condition.values))
-    return found
 
 
 def _distribution(hyperparameter):

@@ -10,7 +10,8 @@ epochs. The results stand in `figures/strategies/budgets.csv`.
 
 - `random`: full trainings of random networks, after the published default;
 - `smac_mf`: the default strategy with full trainings alone;
-- `smac_mf_budgets`: the same choosing the length of each training;
+- `smac_mf_budgets`: the same choosing the length of each training, 4 or 16 epochs;
+- `smac_mf_three_budgets`: the same with 1, 4 or 16;
 - `hyperband`: successive halving over the three lengths, with ParEGO.
 """
 
@@ -33,7 +34,8 @@ FULL = BUDGETS[-1]
 ARMS = {
     "random": {"strategy": "random"},
     "smac_mf": {},
-    "smac_mf_budgets": {"budgets": BUDGETS},
+    "smac_mf_budgets": {"budgets": BUDGETS[1:]},
+    "smac_mf_three_budgets": {"budgets": BUDGETS},
     "hyperband": {"fidelity": "epochs", "eta": 4},
 }
 MARKS = (5, 10, 15, 20, 30, 40)  # full trainings
@@ -85,7 +87,11 @@ def run(arm: str, seed: int, cost: float) -> list[dict]:
 
 def asked_for(arm: str, point: dict) -> list[str]:
     """The point as the strategy knows it: epochs only where it chooses them."""
-    return [name for name in point if name != "epochs" or arm in ("smac_mf_budgets", "hyperband")]
+    return [
+        name
+        for name in point
+        if name != "epochs" or not ARMS[arm].keys().isdisjoint(("budgets", "fidelity"))
+    ]
 
 
 def print_table() -> None:

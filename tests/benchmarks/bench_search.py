@@ -1,4 +1,4 @@
-"""How good are the search strategies? Hypervolume on two problems, against random search.
+"""How good are the search strategies? Hypervolume on four problems, against random search.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_search.py --seeds 10
 
@@ -10,12 +10,16 @@
     Between the trained points extra trees interpolate, which return each trained point's own
     outcome; their error at points left out is printed. The energy is that of the exact point, not
     interpolated.
+`zdt1`, `zdt2`: made by others (Zitzler, Deb and Thiele 2000), with a convex and a concave front,
+    six variables and a first objective that costs nothing to know. It is the first variable, in
+    100 steps, which so takes the part of shift depth and energy. Without noise; the reference
+    point is (1.1, 5). Only the strategies that know the energy use that it is known.
 
-Every strategy starts with the same points, the published default at depths 20, 10, 5, 2, 1. The
-reference point is a guess (error 0.9) at the energy of the plain network, and the hypervolume is
-in shares of that rectangle. A trial costs the same epochs at every depth, so equal trials are
-equal cost. The results
-stand in `figures/strategies/comparison.csv`; notebook 3 shows them.
+Every strategy starts with the same points, the published default at depths 20, 10, 5, 2, 1 (in
+the last two problems: the centre of the other variables). The reference point of the first two is
+a guess (error 0.9) at the energy of the plain network; the hypervolume is in shares of the
+rectangle up to the reference point. A trial costs the same epochs at every depth, so equal trials
+are equal cost. The results stand in `figures/strategies/comparison.csv`; notebook 3 shows them.
 """
 
 import argparse
@@ -28,6 +32,7 @@ from pathlib import Path
 import moocore
 import numpy as np
 import pandas as pd
+from ConfigSpace import ConfigurationSpace, Float, Integer
 from scipy.stats import spearmanr
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import ExtraTreesRegressor
@@ -35,7 +40,8 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from dsnn_utils.search import SearchSettings, energy_function
+from dsnn_utils.search import SearchSettings, energy_function, make_fidelity
+from dsnn_utils.search.strategies import MULTI_FIDELITY, make_strategy
 from dsnn_utils.shift import build_model
 from dsnn_utils.study import compare_strategies, read_digits_table
 from dsnn_utils.study.strategies import STRATEGY_ORDER, TABLES
@@ -43,6 +49,8 @@ from dsnn_utils.study.strategies import STRATEGY_ORDER, TABLES
 OBJECTIVES = ("loss", "energy_modelled_j_per_image")
 DEPTH, CHANCE, NOISE = 20, 0.9, 0.01
 SHAPES = {"synthetic": (3, 32, 32), "digits": (1, 8, 8)}
+PROBLEMS = (*SHAPES, "zdt1", "zdt2")
+ZDT_STEPS, ZDT_REFERENCE = 100, (5.0, 1.1)
 
 # Per optimizer: log10 of its best learning rate at depth 0, its error there, how narrow the
 # optimum is, and what PS costs with it at full depth.
@@ -124,6 +132,8 @@ def plain_energy(problem: str) -> float:
 
 
 def hypervolume(front: np.ndarray, problem: str) -> float:
+    if problem not in SHAPES:
+        return moocore.hypervolume(front / ZDT_REFERENCE, ref=[1, 1])
     return moocore.hypervolume(front / [CHANCE, plain_energy(problem)], ref=[1, 1])
 
 
@@ -183,32 +193,72 @@ def print_table() -> None:
     print(table.groupby("shift_depth")["cpu_s"].median().to_frame().T.to_string(index=False))
 
 
+# --- ZDT -----------------------------------------------------------------------------------------
+
+
+def zdt_loss(problem: str, point: dict) -> float:
+    """The second objective, to be found out by a trial."""
+    g = 1 + 9 * np.mean([point[f"x{number}"] for number in range(2, 7)])
+    share = zdt_energy(point) / g
+    return float(g * (1 - (share**0.5 if problem == "zdt1" else share**2)))
+
+
+def zdt_energy(point: dict) -> float:
+    """The first objective is the first variable itself."""
+    return point["shift_depth"] / ZDT_STEPS
+
+
+def zdt_strategy(name: str, seed: int, energy_of):
+    space = ConfigurationSpace(seed=seed)
+    space.add([Float(f"x{number}", (0.0, 1.0), default=0.5) for number in range(2, 7)])
+    levels = None
+    if name in MULTI_FIDELITY:
+        levels = make_fidelity("shift_depth", ZDT_STEPS, 1)
+    else:
+        space.add(Integer("shift_depth", (1, ZDT_STEPS), default=ZDT_STEPS))
+    known = name == "smac_mf" and energy_of is not None
+    n_initial = 3 if known else 8  # the five points of the beginning count, as in a search
+    return make_strategy(name, space, levels, OBJECTIVES, seed, n_initial, energy_of=energy_of)
+
+
+def zdt_first() -> list[dict]:
+    centre = {f"x{number}": 0.5 for number in range(2, 7)}
+    return [centre | {"shift_depth": step} for step in (100, 50, 25, 12, 6)]
+
+
 # --- the comparison ------------------------------------------------------------------------------
 
 
 def run(problem: str, arm: str, seed: int, trials: int) -> list[dict]:
-    """One search; a row per ten trials."""
+    """One search; a row per ten trials, and one after 15."""
     name = "smac_mf" if arm == "smac_mf_unknown_energy" else arm
-    settings = SearchSettings(max_depth=DEPTH, epochs=5, strategy=name, seed=seed)
-    energy_of = energies(problem)
-    strategy = settings.proposals(energy_of if arm == "smac_mf" else None)
-    first = SearchSettings(max_depth=DEPTH, epochs=5).first_points()  # the same for every arm
+    energy_of = energies(problem) if problem in SHAPES else zdt_energy
+    known = energy_of if arm == "smac_mf" else None
+    if problem in SHAPES:
+        settings = SearchSettings(max_depth=DEPTH, epochs=5, strategy=name, seed=seed)
+        strategy = settings.proposals(known)
+        points = SearchSettings(max_depth=DEPTH, epochs=5).first_points()
+        first = [point for point, _ in points]  # the same for every arm
+    else:
+        strategy, first = zdt_strategy(name, seed, known), zdt_first()
     noise = np.random.default_rng(seed + 1000)
     values, rows, cpu_s = [], [], 0.0
     for number in range(trials):
         started = time.process_time()
-        point = first[number][0] if number < len(first) else strategy.ask()[0]
+        point = first[number] if number < len(first) else strategy.ask()[0]
         cpu_s += time.process_time() - started
         if problem == "synthetic":
             loss = synthetic_loss(point)
             seen = float(np.clip(loss + NOISE * noise.normal(), 0, 1))
-        else:
+        elif problem == "digits":
             loss = seen = digits_loss(point)
+        else:
+            loss = seen = zdt_loss(problem, point)
         values.append((loss, energy_of(point)))
         started = time.process_time()
         strategy.tell(point, [seen, values[-1][1]], True)
         cpu_s += time.process_time() - started
-        if (number + 1) % 10 == 0:
+        if (number + 1) % 10 == 0 or number + 1 == 15:
             found = hypervolume(np.array(values), problem)
             rows.append(
                 {"problem": problem, "strategy": arm, "seed": seed, "trials": number + 1}
@@ -217,7 +267,7 @@ def run(problem: str, arm: str, seed: int, trials: int) -> list[dict]:
     return rows
 
 
-def print_ratios(results: pd.DataFrame, problem: str, marks=(20, 30, 50, 70, 100)) -> None:
+def print_ratios(results: pd.DataFrame, problem: str, marks=(15, 20, 30, 50, 100)) -> None:
     results = results[results["problem"] == problem]
     print(f"\n{problem}: hypervolume over that of random search after .. trials")
     ratios = {
@@ -235,7 +285,7 @@ def print_ratios(results: pd.DataFrame, problem: str, marks=(20, 30, 50, 70, 100
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--problems", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
     parser.add_argument(
         "--strategies", nargs="+", choices=STRATEGY_ORDER, default=list(STRATEGY_ORDER)
     )
@@ -265,7 +315,7 @@ def main() -> None:
         print_ratios(results, problem)
         if problem == "synthetic":
             print(f"largest hypervolume there is: {synthetic_optimum():.4f}")
-        else:
+        elif problem == "digits":
             print_table()
 
 

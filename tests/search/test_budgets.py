@@ -1,6 +1,11 @@
 """Two fidelities at once: the worth of a short training, its cost, and what counts in the end."""
 
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -8,6 +13,7 @@ import pytest
 
 from dsnn_utils.analysis import hypervolume, pareto_front
 from dsnn_utils.runs import default_trial, read_trials
+from dsnn_utils.runs.columns import HYPERPARAMETERS
 from dsnn_utils.search import SearchSettings
 from dsnn_utils.search.acquisition import LossModel
 from dsnn_utils.search.budgets import FULL_SHARE
@@ -48,8 +54,7 @@ def test_epochs_are_the_rungs_and_half_of_them_go_to_full_trainings(tmp_path):
     before = asked.index - 1
     due = full[before].to_numpy() < FULL_SHARE * spent[before].to_numpy()
     assert (asked["epochs"].to_numpy()[due] == 9).all()
-    names = ["shift_depth", "lr", "weight_decay", "weight_bits", "batch_size"]
-    assert not trials.duplicated([*names, "epochs"]).any()
+    assert not trials.duplicated(list(HYPERPARAMETERS)).any()
 
 
 def test_every_network_tried_competes_at_every_budget_and_in_full_where_that_is_due():
@@ -72,10 +77,6 @@ def test_every_network_tried_competes_at_every_budget_and_in_full_where_that_is_
     assert set(map(tuple, found[:, columns])) == set(map(tuple, tried[:, columns]))
     improvement.full_only = True
     assert (improvement.completed(drawn)[:, names.index("epochs")] == 2).all()
-    # The same network trained longer is "promoted".
-    strategy._seen.add(strategy._configuration(point))
-    other = point | {"epochs": 9 if point["epochs"] != 9 else 3}
-    assert strategy._configuration(other) in strategy._seen
 
 
 def test_only_full_trainings_count(tmp_path):
@@ -172,3 +173,48 @@ def test_budgets_that_cannot_be(own, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         search_by_budget(tmp_path / "run", **own)
     assert not (tmp_path / "run").exists()
+
+
+LONG = """
+import sys
+from pathlib import Path
+from dsnn_utils.search import Recipe, SearchSettings, TargetFunction, search
+from dsnn_utils.training import load_dataset
+
+folder, epochs = Path(sys.argv[1]), 12
+data, recipe = load_dataset("digits", train_size=200), Recipe(device="cpu", augment=False)
+target = TargetFunction(data, recipe, checkpoints=folder / "checkpoints")
+settings = SearchSettings(20, epochs, budgets=(1, epochs), n_initial=1, eta=20)
+search(target, folder, settings, n_trials=4)
+"""
+
+
+def test_a_search_killed_within_a_long_training_goes_on_there(tmp_path):
+    def start(name):
+        command = [sys.executable, "-c", LONG, str(tmp_path / name)]
+        return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.getcwd()})
+
+    process, kept = start("cut"), tmp_path / "cut" / "checkpoints"
+    while not list(kept.glob("*.pt")):
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(list(kept.glob("*.pt"))) == 1 and not (tmp_path / "cut" / "trials.csv").exists()
+    assert start("cut").wait() == 0 and start("whole").wait() == 0
+    cut, whole = (read_trials(tmp_path / name) for name in ("cut", "whole"))
+    times = ["duration_s", "started_at", "embodied_gco2eq"]
+    pd.testing.assert_frame_equal(cut.drop(columns=times), whole.drop(columns=times))
+    assert cut["trial"].tolist() == [0, 1, 2, 3] and not list(kept.glob("*"))
+
+
+def test_what_a_failed_trial_left_is_removed_when_it_is_recorded(tmp_path):
+    class Leaves(Known):
+        def discard(self, point, seed):
+            discarded.append((point["shift_depth"], point["epochs"], seed))
+
+    discarded = []
+    trials = search_by_budget(tmp_path, evaluate=Leaves(learning), n_trials=16)
+    assert discarded == list(
+        zip(trials["shift_depth"], trials["epochs"], trials["seed"], strict=True)
+    )

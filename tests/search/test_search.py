@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from dataclasses import fields
+from importlib.util import find_spec
 
 import moocore
 import numpy as np
@@ -36,6 +37,8 @@ from dsnn_utils.shift import build_model
 from dsnn_utils.training import Diverged
 
 OBJECTIVES = ("loss", "energy_modelled_j_per_image")
+# Those whose libraries are installed: BoTorch is an extra.
+INSTALLED = [s for s in STRATEGIES if s != "qlognehvi" or find_spec("botorch")]
 SETTINGS = {field.name for field in fields(SearchSettings)}
 
 
@@ -99,7 +102,7 @@ def without_times(trials):
     return trials.drop(columns=["duration_s", "started_at"])
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", INSTALLED)
 def test_every_strategy_fills_the_table(strategy, tmp_path):
     trials = run(tmp_path, strategy=strategy)
     assert list(trials.columns) == list(COLUMNS)
@@ -121,6 +124,13 @@ def test_every_strategy_fills_the_table(strategy, tmp_path):
         any((other <= one).all() and (other < one).any() for other in values) for one in values
     ]
     assert set(pareto_front(trials)["trial"]) == set(trials.loc[~np.array(dominated), "trial"])
+
+
+def test_an_extra_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "botorch", None)  # as if it were not there
+    with pytest.raises(ValueError, match="strategy='qlognehvi': must have BoTorch installed"):
+        run(tmp_path / "run", strategy="qlognehvi")
+    assert not (tmp_path / "run").exists()
 
 
 def test_known_energy_chooses_the_depth_too(tmp_path):
@@ -153,7 +163,7 @@ def test_no_seed_crashes_where_smac_alone_does(strategy, seed, tmp_path):
     assert len(run(tmp_path, strategy=strategy, seed=seed, n_trials=40)) == 40
 
 
-@pytest.mark.parametrize("strategy", [*STRATEGIES, "known"])
+@pytest.mark.parametrize("strategy", [*INSTALLED, "known"])
 def test_a_cut_run_resumes_to_the_same_table(strategy, tmp_path):
     evaluate = failing
     if strategy == "known":
@@ -210,8 +220,8 @@ def test_strategies_are_told_finite_costs():
 
 SCRIPT = """
 import sys
-from tests.search.test_search import STRATEGIES, Known, run, synthetic, without_times
-for strategy in STRATEGIES:
+from tests.search.test_search import INSTALLED, Known, run, synthetic, without_times
+for strategy in INSTALLED:
     print(without_times(run(sys.argv[1] + strategy, strategy=strategy)).to_csv())
 print(without_times(run(sys.argv[1] + "known", evaluate=Known(synthetic))).to_csv())
 """
@@ -226,7 +236,7 @@ def test_the_same_seed_gives_the_same_trials_in_every_process(tmp_path):
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         tables.append(done.stdout)
-    assert tables[0] == tables[1] and tables[0].count("SUCCESS") == 26 * (len(STRATEGIES) + 1)
+    assert tables[0] == tables[1] and tables[0].count("SUCCESS") == 26 * (len(INSTALLED) + 1)
 
 
 KILLED = """
