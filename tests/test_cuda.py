@@ -1,6 +1,7 @@
 """On a GPU the same numbers, or close ones, as on the CPU; skipped where there is none."""
 
 import copy
+import warnings
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -19,6 +20,7 @@ from dsnn_utils.shift import (
     fit_activations,
 )
 from dsnn_utils.training import evaluate, load_dataset, seed_everything, train
+from dsnn_utils.training.graphs import Replayed
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -65,7 +67,9 @@ def network(name: str) -> torch.nn.Module:
 def test_weights_are_the_same_and_outputs_close(name):
     on_cpu = network(name).eval()
     on_gpu = copy.deepcopy(on_cpu).cuda()
-    assert torch.equal(effective_weights(on_gpu), effective_weights(on_cpu))
+    same = effective_weights(on_gpu).cpu().isclose(effective_weights(on_cpu), rtol=1e-5)
+    # The step of integers is a multiple of a mean, so of a sum: an edge of rounding may move.
+    assert same.float().mean() > 0.999 if name == "integer" else same.all()
     x = torch.rand(32, 1, 8, 8)
     for layer in ("conv1", "linear"):
         pair = [net.get_submodule(layer).activation_codes() for net in (on_cpu, on_gpu)]
@@ -92,11 +96,13 @@ def test_gradients_are_close(name):
 
 @ALL
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_network_learns(digits, name, precision):
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_a_network_learns(digits, name, precision, cuda_graphs):
     net = network(name)
     optimizer = {"optimizer": "RAdam", "lr": 0.02} if "PS" in name else {"lr": 0.05}
     history = train(
         net, digits, batch_size=32, epochs=8, augment=False, precision=precision, device="cuda",
+        cuda_graphs=cuda_graphs,
         **optimizer,
     )  # fmt: skip
     assert next(net.parameters()).is_cuda
@@ -150,3 +156,39 @@ def test_two_processes_share_a_gpu():
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         rows = list(pool.map(_trial, [0, 1]))
     assert [row["status"] for row in rows] == ["SUCCESS", "SUCCESS"]
+
+
+@ALL
+def test_recorded_steps_learn_as_steps_called_one_by_one(digits, name):
+    arguments = {"batch_size": 32, "epochs": 2, "lr": 0.01, "precision": "float32"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a recording that failed
+        recorded = train(network(name), digits, device="cuda", cuda_graphs=True, **arguments)
+    called = train(network(name), digits, device="cuda", **arguments)
+    for one, other in zip(recorded, called, strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=0.05)
+
+
+def test_a_recording_leaves_the_network_as_it_was():
+    net = network("Q, few bits").cuda().train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    x = torch.rand(32, 1, 8, 8, device="cuda")
+    replayed = Replayed(net)
+    recording = replayed._recorded(x)
+    after = net.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert "forward" not in net.__dict__
+    one, other = recording(x), copy.deepcopy(net)(x)
+    torch.testing.assert_close(one, other, rtol=0.02, atol=0.05)
+
+
+def test_evaluation_is_in_full_float32(digits, monkeypatch):
+    # As by default, where convolutions of float32 are rounded to 10 bits of fraction.
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seed_everything(0)
+    plain = build_model("resnet20", 10, 1)
+    on_gpu, on_cpu = (
+        evaluate(plain, digits.validation, digits, device=device)["cross_entropy"]
+        for device in ("cuda", "cpu")
+    )
+    assert on_gpu == pytest.approx(on_cpu, rel=2e-5)

@@ -13,6 +13,7 @@ from dsnn_utils.analysis.choosing import (
 )
 from dsnn_utils.analysis.fidelity import TRAINING_FIDELITIES, rank_agreement
 from dsnn_utils.analysis.fronts import (
+    agreement_of_prices,
     attainment,
     depth_and_bits,
     hypervolume,
@@ -34,6 +35,7 @@ __all__ = [
     "ablation_path",
     "accuracy_by_format",
     "accuracy_drop",
+    "agreement_of_prices",
     "attainment",
     "best_dominating_default",
     "choose",

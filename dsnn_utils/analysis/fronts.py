@@ -14,6 +14,7 @@ from dsnn_utils.runs.columns import (
     MODELLED_ENERGIES,
     check_objectives,
     cost_among,
+    under_both_prices,
 )
 from dsnn_utils.runs.rows import configuration_columns, finite_rows, successful
 
@@ -53,6 +54,40 @@ def pareto_front(
     front = front.drop_duplicates([*objectives, *network])
     cost = cost_among(objectives)
     return front.sort_values([cost, *[o for o in objectives if o != cost]], kind="stable")
+
+
+def agreement_of_prices(trials: pd.DataFrame, energy: str = COMPUTE_ENERGY) -> pd.Series:
+    """What of a front, and of the order of networks, survives the other table of prices.
+
+    Fronts are of loss and `energy` under "horowitz" and under "qtools". Entries: `front` and
+    `front_qtools` (networks on each), `on_both`, `front_survives` (share of the first front that is
+    on the second, 0..1), `pairs_alike` and `front_pairs_alike` (share of the pairs of all networks,
+    and of those on either front, of which both tables say that the same one needs less; pairs with
+    equal energies under one of them do not count). NaN where there is no such pair.
+    """
+    names = list(under_both_prices(energy).values())
+    rows = successful(trials, ("loss", *names)).reset_index(drop=True)
+    fronts = [set(pareto_front(rows, ("loss", name)).index) for name in names]
+    both = len(fronts[0] & fronts[1])
+    either = rows.loc[sorted(fronts[0] | fronts[1])]
+    return pd.Series(
+        {
+            "front": len(fronts[0]),
+            "front_qtools": len(fronts[1]),
+            "on_both": both,
+            "front_survives": both / len(fronts[0]),
+            "pairs_alike": _pairs_alike(rows[names].to_numpy(float)),
+            "front_pairs_alike": _pairs_alike(either[names].to_numpy(float)),
+        }
+    )
+
+
+def _pairs_alike(energies: np.ndarray) -> float:
+    """The share of pairs of rows that both columns order alike; (n, 2)."""
+    first, second = np.triu_indices(len(energies), 1)
+    order = np.sign(energies[first] - energies[second])
+    order = order[(order != 0).all(axis=1)]
+    return float((order[:, 0] == order[:, 1]).mean()) if len(order) else np.nan
 
 
 def attainment(

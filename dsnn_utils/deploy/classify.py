@@ -7,7 +7,7 @@ import torch
 
 from dsnn_utils.checks import require
 from dsnn_utils.shift.modes import eval_mode
-from dsnn_utils.training.images import IMAGE_SUFFIXES, _decode
+from dsnn_utils.training.images import IMAGE_SUFFIXES, Decoding
 from dsnn_utils.training.networks import SavedNetwork
 
 
@@ -26,7 +26,8 @@ def classify(saved: SavedNetwork, folder: str | Path) -> pd.DataFrame:
     height, width = saved.image_size
     require(height == width, f"saved: must be a network of square images, not {saved.image_size}")
     names = [path.relative_to(folder).as_posix() for path in files]
-    images = _decode(names, lambda file: (folder / file).read_bytes(), height, folder.name)
+    decoding = Decoding(names, lambda name: (folder / name).read_bytes(), height, folder.name)
+    images = decoding.into_memory()
     channels = len(saved.mean)
     fits = images.shape[1] in (1, channels)
     require(fits, f"{name}: must hold images of {channels} channel, not of {images.shape[1]}")

@@ -31,6 +31,7 @@ class Measurement:
     """What `EnergyMeter.measure` found; complete once its `with` block is left.
 
     If the reading is not `trusted` energy, emissions and water are NaN and `reason` says why.
+    `method` is where the power came from (RAPL, CPU load, ...), `mode` the meter's `tracking_mode`.
     """
 
     energy_measured_kwh: float = math.nan
@@ -38,6 +39,7 @@ class Measurement:
     water_l: float = math.nan
     duration_s: float = math.nan
     method: str = "unknown"
+    mode: str = "unknown"
     trusted: bool = False
     reason: str = "not finished"
 
@@ -52,6 +54,10 @@ class EnergyMeter:
     machine-wide whatever is set, and the model's constant memory power counts once per worker).
     Without such counters CodeCarbon assumes powers: a share of the processor's by its load, and a
     constant for memory (see `hardware`). Such a reading says little more than the duration does.
+    The share is linear in the load of this process in mode "process", and TDP (0.1 + 0.9 load^3)
+    in the load of the whole computer in mode "machine" (CodeCarbon, pull request 1377): the two can
+    rank networks differently, so compare readings of one mode only. Against external meters
+    CodeCarbon was found to be off by up to 40 % (arXiv 2509.22092).
     On several GPUs set CUDA_VISIBLE_DEVICES, or idle ones are counted too.
     With `export_dir` each measurement also becomes a row of `export_dir/emissions.csv` in
     CodeCarbon's format; give each worker a directory of its own.
@@ -83,6 +89,7 @@ class EnergyMeter:
             check_number(name, value, minimum)
         if tracking_mode not in ("process", "machine"):
             raise ValueError(f"tracking_mode={tracking_mode!r}: must be 'process' or 'machine'")
+        self.mode = tracking_mode
         self.export_dir = None if export_dir is None else _writable_directory(export_dir)
         # Every setting that could reach the network, a file or a lock is given explicitly, as
         # CodeCarbon otherwise takes it from the environment or ~/.codecarbon.config.
@@ -143,7 +150,7 @@ class EnergyMeter:
 
         Measurements do not nest: an inner one is marked as not trusted.
         """
-        measurement = Measurement()
+        measurement = Measurement(mode=self.mode)
         if self._measuring_pid == os.getpid():
             started = time.perf_counter()
             try:

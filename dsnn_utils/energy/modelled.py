@@ -137,6 +137,44 @@ def operation_counts(
     return _operation_counts(model, input_shape, memory, prices, between_layers, _own_spec)
 
 
+def energy_by_layer(
+    model: nn.Module,
+    input_shape: tuple[int, ...],
+    *,
+    prices: str = "horowitz",
+    between_layers: str = "float32",
+) -> pd.DataFrame:
+    """Modelled compute energy layer by layer (J per image): what a number format can save, and not.
+
+    A row per convolution, linear layer or product of attention, in the order they run. Columns:
+    `products`, the multiplications or shifts; `sums`, their accumulation; `between`, all that lies
+    between two layers (batch norm, activation, pooling, additions, requantisation), charged to the
+    layer before, and the conversion to fixed point, charged to the layer it is for. Arguments as in
+    `operation_counts`, whose sum is that of this table.
+    """
+    options = {"prices": prices, "between_layers": between_layers}
+    table = operation_counts(model, input_shape, **options)
+    is_layer = table["macs"] > 0
+    number = (is_layer.cumsum() + (table["kind"] == "convert")).clip(1, max(is_layer.sum(), 1))
+    energy = table["energy_modelled_j_per_image"]
+    layers = table[is_layer].reset_index(drop=True)
+    pj = [_product_pj(model, row, prices) for row in layers.itertuples()]
+    found = pd.DataFrame({"layer": layers["layer"], "products": layers["macs"] * pj})
+    found["products"] *= 1e-12
+    found["sums"] = layers["energy_modelled_j_per_image"] - found["products"]
+    between = energy.where(~is_layer, 0.0).groupby(number).sum()
+    return found.assign(between=between.to_numpy()).set_index("layer")
+
+
+def _product_pj(model: nn.Module, row: Any, prices: str) -> float:
+    if row.arithmetic == "float32":
+        return FLOAT32_PJ["multiply"]
+    spec = _own_spec(model.get_submodule(row.layer))
+    assert spec is not None
+    operation = "shift" if row.arithmetic == "shift" else "multiply"
+    return operation_pj(operation, row.width_bits, spec.weight_bits, prices=prices)
+
+
 def price_with_integers(
     model: nn.Module,
     input_shape: tuple[int, ...],

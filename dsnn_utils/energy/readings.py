@@ -34,6 +34,7 @@ class InferenceEnergy:
     window_s: float
     batch_size: int
     method: str
+    mode: str
     hardware: str
     trusted: bool
     reason: str
@@ -97,6 +98,7 @@ def measure_inference(
         window_s=window_s,
         batch_size=len(batch),
         method=meter.method,
+        mode=meter.mode,
         hardware=meter.hardware,
         trusted=trusted,
         reason="" if trusted else f"{len(failures)} windows failed: {failures[-1]}",
@@ -121,7 +123,7 @@ def take_readings(
 
     Columns: `network` (the key), `window_s`, `round`, `energy_measured_j_per_image` (NaN if
     the reading is not trusted), `duration_s_per_image`, `power_measured_w` (its mean over the
-    window) and `reason`.
+    window), `reason`, and the meter's `method` and `mode`.
     """
     if not networks or not len(windows_s):
         raise ValueError("networks, windows_s: must have at least one entry")
@@ -141,9 +143,10 @@ def take_readings(
                 images_done = _run_window(networks[name], batches[name], window_s)
             joules, seconds = measurement.energy_measured_kwh * J_PER_KWH, measurement.duration_s
             results = joules / images_done, seconds / images_done, joules / seconds
-            rows.append((name, window_s, number, *results, measurement.reason))
+            how = measurement.reason, measurement.method, measurement.mode
+            rows.append((name, window_s, number, *results, *how))
     columns = ["network", "window_s", "round", "energy_measured_j_per_image"]
-    columns += ["duration_s_per_image", "power_measured_w", "reason"]
+    columns += ["duration_s_per_image", "power_measured_w", "reason", "method", "mode"]
     return pd.DataFrame(rows, columns=columns)
 
 

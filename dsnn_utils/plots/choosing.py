@@ -36,7 +36,6 @@ from dsnn_utils.plots.style import (
 )
 from dsnn_utils.runs.columns import (
     COMPUTE_ENERGY,
-    ENERGY_WITH_MEMORY,
     LOG_SCALED,
     MODELLED_ENERGIES,
 )
@@ -230,8 +229,7 @@ def plot_tradeoff(
         cells[best["b"], best["d"]] = AXES[name][1] * best[name]
         panels[name] = pd.DataFrame(cells, index=labels[1], columns=labels[0])
     figure, axes = new_axes(TWO_COLUMNS, 0.9 + 0.24 * shape[0], 1, 2, sharey=True)
-    memory = " with memory" * (cost == ENERGY_WITH_MEMORY)
-    titles = ("Lowest validation error (%)", f"Modelled energy{memory} there (µJ per image)")
+    titles = ("Lowest validation error (%)", AXES[cost][0].replace(" (µJ", " there (µJ"))
     live = make_subplots(
         figure=plotly_figure(height=440, margin={"t": 75}), rows=1, cols=2, horizontal_spacing=0.2,
         subplot_titles=titles,

@@ -81,7 +81,13 @@ AXES = {
     "val_cross_entropy": ("Validation cross entropy (nats)", 1),
     "energy_modelled_j_per_image": ("Modelled energy (µJ per image)", 1e6),
     "energy_modelled_with_memory_j_per_image": ("Modelled energy with memory (µJ per image)", 1e6),
+    "energy_modelled_qtools_j_per_image": ("Modelled energy, qtools prices (µJ per image)", 1e6),
+    "energy_modelled_qtools_with_memory_j_per_image": (
+        "Modelled energy with memory, qtools prices (µJ per image)",
+        1e6,
+    ),
     "energy_measured_kwh": ("Measured energy of the trial (Wh)", 1e3),
+    "energy_measured_last_validation_kwh": ("Measured energy of the last validation (mWh)", 1e6),
     "water_l": ("Water for the measured energy (mL)", 1e3),
     "emissions_gco2eq": ("Measured emissions of the trial (gCO₂eq)", 1),
     "embodied_gco2eq": ("Embodied emissions of the trial (gCO₂eq)", 1),

@@ -14,6 +14,7 @@ from dsnn_utils.runs.columns import (
     cost_among,
     loss_among,
     modelled_energy_among,
+    under_both_prices,
 )
 from dsnn_utils.runs.directory import environment, find_run, read_settings
 from dsnn_utils.runs.rows import configuration_columns, default_rows, default_trial, successful
@@ -43,5 +44,6 @@ __all__ = [
     "read_trials",
     "successful",
     "to_python",
+    "under_both_prices",
     "write_trials",
 ]

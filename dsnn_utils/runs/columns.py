@@ -6,6 +6,8 @@ Every name that the table, a search over it or an analysis of it goes by is defi
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from dsnn_utils.checks import require_choice
+
 ACTIVATION_BITS = ("activation_integer_bits", "activation_fraction_bits")
 #: The number format of a shift layer.
 FORMAT = ("weight_bits", *ACTIVATION_BITS)
@@ -32,21 +34,34 @@ FIDELITIES = ("shift_depth", "epochs", "weight_bits", "data_fraction")
 #: Modelled energy of an inference: of the arithmetic, and with the traffic of memory.
 COMPUTE_ENERGY = "energy_modelled_j_per_image"
 ENERGY_WITH_MEMORY = "energy_modelled_with_memory_j_per_image"
-MODELLED_ENERGIES = (COMPUTE_ENERGY, ENERGY_WITH_MEMORY)
-#: Measured over the training of a trial with its validation.
-MEASURED = ("energy_measured_kwh", "emissions_gco2eq", "water_l")
+#: The same two under the second table of prices, see `energy.prices`.
+QTOOLS_ENERGIES = (
+    "energy_modelled_qtools_j_per_image",
+    "energy_modelled_qtools_with_memory_j_per_image",
+)
+MODELLED_ENERGIES = (COMPUTE_ENERGY, ENERGY_WITH_MEMORY, *QTOOLS_ENERGIES)
+#: Measured over the training of a trial with all its validations, as the workshop paper's script.
+TRAINING_READINGS = ("energy_measured_kwh", "emissions_gco2eq", "water_l")
+#: Measured over the validation of the last epoch alone, as the journal paper's script.
+VALIDATION_READING = "energy_measured_last_validation_kwh"
+MEASURED = (*TRAINING_READINGS, VALIDATION_READING)
 ACCURACIES = ("val_accuracy", "test_accuracy")
 #: Validation accuracy after each epoch, as text with a blank between two epochs.
 CURVE = "validation_accuracy_by_epoch"
 
+#: `budget` is the share of the full training that a trial was given: only with 1 is its network one
+#: to use, and counts in fronts and analyses.
 COLUMNS = (
     ("trial", "seed", "status", "reason", "strategy", "origin", "dataset", "model")
-    + ("shift_depth", "max_shift_depth", *CONFIGURATION, "train_size")
+    + ("shift_depth", "max_shift_depth", *CONFIGURATION, "budget", "train_size")
     + ("val_accuracy", "val_cross_entropy", "loss", *MODELLED_ENERGIES, *MEASURED)
-    + ("embodied_gco2eq", "energy_measured_method", "duration_s", "started_at", "asked_after")
+    + ("embodied_gco2eq", "energy_measured_method", "energy_measured_mode", "duration_s")
+    + ("started_at", "asked_after")
 )
+#: Columns that tables of earlier versions lack, and may go on lacking.
+NEWER_COLUMNS = (*QTOOLS_ENERGIES, VALIDATION_READING, "energy_measured_mode")
 #: What the search fills in itself; no result of a trial may hold these, nor hyperparameters.
-BOOKKEEPING = ("trial", "seed", "strategy", "origin", "max_shift_depth", "asked_after")
+BOOKKEEPING = ("trial", "seed", "strategy", "origin", "max_shift_depth", "budget", "asked_after")
 STATUSES = ("SUCCESS", "CRASHED", "DIVERGED", "TIMEOUT", "MEMORYOUT")
 
 
@@ -63,7 +78,10 @@ LOSSES = {
 OBJECTIVES = LOSSES | {
     COMPUTE_ENERGY: Objective("J", "modelled compute energy of one inference"),
     ENERGY_WITH_MEMORY: Objective("J", "modelled compute and memory energy of one inference"),
-    "energy_measured_kwh": Objective("kWh", "measured energy of the trial's training"),
+    QTOOLS_ENERGIES[0]: Objective("J", "the modelled compute energy under the prices of qtools"),
+    QTOOLS_ENERGIES[1]: Objective("J", "the same with memory"),
+    "energy_measured_kwh": Objective("kWh", "measured energy of training and validation"),
+    VALIDATION_READING: Objective("kWh", "measured energy of the last epoch's validation"),
     "emissions_gco2eq": Objective("gCO2eq", "emissions of the measured energy in the chosen grid"),
     "water_l": Objective("L", "water for the measured energy, needs wue_l_per_kwh over 0"),
     "embodied_gco2eq": Objective(
@@ -104,5 +122,16 @@ def cost_among(objectives: Iterable[str]) -> str:
 
 
 def modelled_energy_among(objectives: Iterable[str]) -> str:
-    """The modelled energy to analyse: with memory if that was an objective, else of compute."""
-    return ENERGY_WITH_MEMORY if ENERGY_WITH_MEMORY in objectives else COMPUTE_ENERGY
+    """The modelled energy to analyse: the first one among the objectives, else that of compute."""
+    return next((name for name in objectives if name in MODELLED_ENERGIES), COMPUTE_ENERGY)
+
+
+def under_both_prices(energy: str) -> dict[str, str]:
+    """A modelled energy under each table of prices: {"horowitz": its column, "qtools": its column}.
+
+    Raises ValueError if it is none of `MODELLED_ENERGIES`.
+    """
+    require_choice("energy", energy, MODELLED_ENERGIES)
+    horowitz = (COMPUTE_ENERGY, ENERGY_WITH_MEMORY)
+    kind = MODELLED_ENERGIES.index(energy) % len(horowitz)
+    return {"horowitz": horowitz[kind], "qtools": QTOOLS_ENERGIES[kind]}

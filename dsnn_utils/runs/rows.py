@@ -27,6 +27,7 @@ def successful(
 ) -> pd.DataFrame:
     """The rows with status SUCCESS whose objectives are all finite numbers (a copy).
 
+    Of trials with a budget those trained in full: no other network is one to use.
     The index is kept if it is unique, else numbered anew.
     Raises ValueError when a column is missing, an objective is unknown or no row is left.
     """
@@ -40,8 +41,8 @@ def successful(
     rows = finite_rows(trials, objectives)
     if rows.empty:
         raise ValueError(
-            f"trials: must have at least one row with status SUCCESS and finite "
-            f"{', '.join(objectives)}; none of {len(trials)} rows has"
+            f"trials: must have at least one row with status SUCCESS, trained in full, and "
+            f"finite {', '.join(objectives)}; none of {len(trials)} rows has"
         )
     return rows
 
@@ -49,6 +50,8 @@ def successful(
 def finite_rows(trials: pd.DataFrame, objectives: list[str]) -> pd.DataFrame:
     numbers = trials[objectives].apply(pd.to_numeric, errors="coerce").astype(float)
     good = (trials["status"] == "SUCCESS") & np.isfinite(numbers).all(axis=1)
+    if "budget" in trials:
+        good &= trials["budget"].fillna(1.0) == 1.0
     return trials[good].assign(**{name: numbers.loc[good, name] for name in objectives})
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from dsnn_utils.paths import write_atomically
-from dsnn_utils.runs.columns import COLUMNS, EXTENSIONS, STATUSES
+from dsnn_utils.runs.columns import COLUMNS, EXTENSIONS, NEWER_COLUMNS, STATUSES
 
 
 def write_trials(rows: Sequence[Mapping], run_dir: Path) -> pd.DataFrame:
@@ -38,6 +38,8 @@ def _one_line(value):
 def read_trials(path: str | Path) -> pd.DataFrame:
     """Read a trials table (a run directory or the CSV itself).
 
+    One of an earlier version may lack `NEWER_COLUMNS`; of these the modelled energies can be
+    computed (`search.complete_energies`).
     Raises FileNotFoundError if there is none and ValueError if it cannot be read or lacks columns.
     """
     path = Path(path)
@@ -52,10 +54,12 @@ def read_trials(path: str | Path) -> pd.DataFrame:
         table["asked_after"] = table["trial"]  # by a serial search
     if "embodied_gco2eq" not in table.columns:  # by an earlier version
         table["embodied_gco2eq"] = math.nan
-    for name, published in EXTENSIONS.items():  # earlier versions knew the published one only
+    # Earlier versions knew the published choices only, and no training that was not a full one.
+    for name, earlier in {**EXTENSIONS, "budget": 1.0}.items():
         if name not in table.columns:
-            table[name] = published
-    missing = [name for name in COLUMNS if name not in table.columns]
+            table[name] = earlier
+    known = [*table.columns, *NEWER_COLUMNS]
+    missing = [name for name in COLUMNS if name not in known]
     if missing:
         raise ValueError(f"trials={str(path)!r}: lacks the columns {', '.join(missing)}")
     return table

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 import moocore
 import numpy as np
 from ConfigSpace import ConfigurationSpace
+from scipy.linalg import solve_triangular
 from scipy.special import ndtr
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -91,12 +92,50 @@ class LossSurrogate(GaussianProcessRegressor):
             return found[0] - z @ z / 2, found[1] - z / std
         return found - z @ z / 2
 
+    def covariance(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """Posterior covariance of the losses, without noise, of each row of `one` with `other`'s.
+
+        In units of the loss squared; sklearn itself has that of all rows with all.
+        """
+        signal = self.kernel_.k1
+        distance = np.sqrt(5) * np.linalg.norm((one - other) / signal.k2.length_scale, axis=1)
+        prior = signal.k1.constant_value * (1 + distance + distance**2 / 3) * np.exp(-distance)
+        left, right = (
+            solve_triangular(self.L_, signal(self.X_train_, rows), lower=True)
+            for rows in (one, other)
+        )
+        return self._y_train_std**2 * (prior - (left * right).sum(axis=0))
+
+
+def conditions_of_vectors(space: ConfigurationSpace, conditions: Sequence[tuple]) -> list[tuple]:
+    """Conditions (child, parent, values of the parent) in columns and values of SMAC's vectors.
+
+    These have a column per hyperparameter: 0..1, or the number of a choice.
+    """
+    names = list(space)
+    return [
+        (names.index(child), names.index(parent), [space[parent].to_vector(v) for v in values])
+        for child, parent, values in conditions
+    ]
+
+
+def inactive_in_the_middle(vectors: np.ndarray, conditions: Sequence[tuple]) -> np.ndarray:
+    """The vectors with 0.5 for what is inactive by `conditions_of_vectors`.
+
+    SMAC gives inactive hyperparameters a value all the same. It changes nothing in a training, so
+    it must not tell two configurations apart either.
+    """
+    vectors = vectors.copy()
+    for child, parent, values in conditions:
+        vectors[~np.isin(vectors[:, parent], values), child] = 0.5
+    return vectors
+
 
 class LossModel(AbstractModel):
     """SMAC's view of the `LossSurrogate`: losses of configurations given as vectors.
 
-    SMAC's vectors have a column per hyperparameter: 0..1, or the number of a choice. By the
-    `conditions` (child, parent, values of the parent) some count only where they are active.
+    By the `conditions` (child, parent, values of the parent) some values count only where they are
+    active.
     `pending` are vectors of trials still running (several workers): they count with the loss
     expected of them, so that the next proposal goes elsewhere.
     """
@@ -107,12 +146,8 @@ class LossModel(AbstractModel):
 
     def __init__(self, space: ConfigurationSpace, seed: int, conditions: Sequence[tuple] = ()):
         super().__init__(space, seed=seed)
-        names = list(space)
-        self._conditions = [
-            (names.index(child), names.index(parent), [space[parent].to_vector(v) for v in values])
-            for child, parent, values in conditions
-        ]
-        self._choices = [len(getattr(h, "choices", ())) for h in space.values()]
+        self._conditions = conditions_of_vectors(space, conditions)
+        self._hyperparameters = list(space.values())
         self._kernel = None
         self._trainings = 0
         self.pending = np.empty((0, len(space)))
@@ -139,15 +174,29 @@ class LossModel(AbstractModel):
         mean, std = self._surrogate.predict(self._inputs(X), return_std=True)
         return mean, None if covariance_type is None else std**2
 
+    def told_by(self, trials: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Expected losses of the vectors `wanted`, and how much trials at `trials` may change them.
+
+        That is the standard deviation of the expectation after such a trial, pair by pair: the
+        covariance of the two losses over the standard deviation of the trial's, noise included.
+        """
+        _, std = self._surrogate.predict(self._inputs(trials), return_std=True)
+        mean = self._surrogate.predict(self._inputs(wanted))
+        covariance = self._surrogate.covariance(self._inputs(trials), self._inputs(wanted))
+        return mean, np.abs(covariance) / np.maximum(std, 1e-12)
+
     def _inputs(self, vectors: np.ndarray) -> np.ndarray:
-        """What the surrogate sees: choices one-hot, inactive values in the middle."""
-        vectors, columns = vectors.copy(), []
-        for child, parent, values in self._conditions:
-            # SMAC gives inactive hyperparameters a value all the same. It changes nothing in a
-            # training, so it must not tell two configurations apart either.
-            vectors[~np.isin(vectors[:, parent], values), child] = 0.5
-        for values, count in zip(vectors.T, self._choices, strict=True):
-            columns.append(values[:, None] == np.arange(count) if count else values[:, None])
+        """What the surrogate sees: choices one-hot, inactive values in the middle, rungs (epochs)
+        by their logarithms, in 0..1."""
+        vectors, columns = inactive_in_the_middle(vectors, self._conditions), []
+        for values, hyperparameter in zip(vectors.T, self._hyperparameters, strict=True):
+            column = values[:, None]
+            if hasattr(hyperparameter, "choices"):
+                column = column == np.arange(len(hyperparameter.choices))
+            elif hasattr(hyperparameter, "sequence"):
+                rungs = np.log(hyperparameter.sequence)
+                column = ((rungs - rungs[0]) / (rungs[-1] - rungs[0]))[column.astype(int)]
+            columns.append(column)
         return np.hstack(columns).astype(float)
 
 
@@ -161,17 +210,35 @@ class KnownEnergyImprovement(AbstractAcquisitionFunction):
     def __init__(self, space: ConfigurationSpace, energy_of: Callable[[Mapping], float]):
         super().__init__()
         self._space, self._energy_of = space, energy_of
+        self._losses: LossModel  # what SMAC gives us as `model`
 
     def _update(self, **kwargs):
+        self._losses = self.model
         self._front = np.column_stack([self.model.losses, self._energies(self.model.vectors)])
         self._reference = self._front.max(axis=0)
 
     def _compute(self, X):
-        mean, variance = self.model.predict(X)
-        values = expected_hypervolume_improvement(
-            mean.ravel(), np.sqrt(variance.ravel()), self._energies(X), self._front, self._reference
+        return self.values(X)[:, None]
+
+    def values(self, vectors: np.ndarray) -> np.ndarray:
+        """The expected improvement of each vector."""
+        mean, variance = self._losses.predict(vectors)
+        assert variance is not None  # for the types: only where none is asked for
+        return expected_hypervolume_improvement(
+            mean.ravel(),
+            np.sqrt(variance.ravel()),
+            self._energies(vectors),
+            self._front,
+            self._reference,
         )
-        return values[:, None]
+
+    def parents(self) -> np.ndarray:
+        """The vectors of the front."""
+        return self._losses.vectors[moocore.is_nondominated(self._front)]
+
+    def completed(self, drawn: np.ndarray) -> np.ndarray:
+        """The candidates to choose from: those drawn, and none besides."""
+        return drawn
 
     def _energies(self, vectors: np.ndarray) -> np.ndarray:
         columns = {

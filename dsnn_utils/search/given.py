@@ -147,7 +147,7 @@ class _OfAList:
         seed, point = self._work[number]
         point = dict(point)
         row = {"seed": seed, "strategy": "given", "origin": point.pop("label", "given")}
-        return row | {"max_shift_depth": self._max_depth, **point}
+        return row | {"max_shift_depth": self._max_depth, "budget": 1.0, **point}
 
     def tell(self, row: Mapping, earlier: Sequence[Mapping]) -> None:
         pass
@@ -174,7 +174,7 @@ def measure_points(
     readings = take_readings(
         networks, dataset.validation, meter, windows_s=[window_s], rounds=rounds
     ).rename(columns={"network": "point"})
-    shape = tuple(dataset.validation.images.shape[1:])
+    shape = dataset.validation.shape
     energy = ENERGY_WITH_MEMORY
     modelled = {n: getattr(modelled_energy(net, shape), energy) for n, net in networks.items()}
     origin = readings["point"].map(lambda n: points[n].get("label", "given"))

@@ -57,6 +57,7 @@ def run_trials(
     `execution` goes to `execution.make_executor`. Raises as `search` does.
     """
     run_dir = Path(run_dir)
+    discard = getattr(evaluate, "discard", lambda point, seed: None)
     with locked(run_dir):
         open_run(run_dir, record, n_trials)
         run = _Run(run_dir, proposals)
@@ -67,6 +68,8 @@ def run_trials(
                     while executor.has_room() and (row := run.next_trial(n_trials)) is not None:
                         executor.submit(row["trial"], _hyperparameters(row), row["seed"])
                     ended = [run.finish(number, result) for number, result in executor.wait()]
+                    for row, _ in ended:
+                        discard(_hyperparameters(row), row["seed"])
                     if on_trial is not None:
                         for row, table in ended:
                             on_trial(row, table)
@@ -166,9 +169,10 @@ def search(
     `evaluate(point, seed)` runs one trial and returns its result columns, `loss` and the objectives
     among them; what it raises is recorded as a crashed trial. In a process of its own (see below)
     it cannot start processes itself. If it also has `energy_of(objective)`, as `TargetFunction`
-    has, a modelled energy is computed beforehand and only the loss is left to the surrogate. The
-    published default is evaluated first, at every rung of the fidelity from the highest down, then
-    the seed configurations, then the strategy's proposals.
+    has, a modelled energy is computed beforehand and only the loss is left to the surrogate; if it
+    has `discard(point, seed)`, that is called when a trial is recorded. The published default is
+    evaluated first, at every rung of the fidelity from the highest down, then the seed
+    configurations, then the strategy's proposals.
 
     A run that was killed or interrupted goes on after its last finished trial, and a larger
     `n_trials` extends a finished one. `on_trial(row, trials)` is called after each new trial.
@@ -229,7 +233,8 @@ class _OfAStrategy:
         row |= {"max_shift_depth": settings.max_depth, "shift_depth": settings.max_depth}
         # A fitted format has no fraction bits of its own: all of its bits are counted as integer.
         row |= EXTENSIONS | {"activation_fraction_bits": 0}
-        return row | {"epochs": settings.epochs, "data_fraction": 1.0} | point
+        row |= {"epochs": settings.epochs, "data_fraction": 1.0} | point
+        return row | {"budget": settings.budget_of(row)}
 
     def tell(self, row: Mapping, earlier: Sequence[Mapping]) -> None:
         self._untold.append(row)

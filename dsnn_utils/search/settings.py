@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from ConfigSpace import ConfigurationSpace
 
 from dsnn_utils.checks import check_integer, require_choice
-from dsnn_utils.runs.columns import check_objectives
+from dsnn_utils.runs.columns import MODELLED_ENERGIES, check_objectives
 from dsnn_utils.runs.table import to_python
 from dsnn_utils.search.space import (
     Fidelity,
@@ -29,9 +29,17 @@ class SearchSettings:
     on the better configurations: by Hyperband on the best 1/`eta`, or, where the energy is known
     beforehand, on what promises the largest growth of the front. For any other strategy shift depth
     is an ordinary hyperparameter. `objectives` are minimised. `n_initial` random configurations
-    come before the model. `seed_configurations` (dicts, missing entries as in the default) are
-    evaluated right after the default. `context` is recorded with the run: everything else that
-    makes a trial what it is, such as data and recipe.
+    come before the model; where the energy is known beforehand, the trials of the default count
+    among these, and one random configuration at least is left. `seed_configurations` (dicts,
+    missing entries as in the default) are evaluated right after the default. `context` is recorded
+    with the run: everything else that makes a trial what it is, such as data and recipe.
+
+    `budgets` are lengths of trainings in epochs, ascending, the last one `epochs`: "smac_mf" then
+    also chooses how long a network is trained, where the energy is known beforehand (see
+    `dsnn_utils.search.budgets`). Only full trainings count in fronts. The default at full depth is
+    trained at every budget, at other depths and for the `n_initial` random configurations it is
+    the shortest, and that of the seed configurations, too. Whenever the search is stopped, at least
+    half of all epochs were spent on full trainings.
 
     Raises ValueError naming the parameter, its value and what is allowed.
     """
@@ -49,6 +57,7 @@ class SearchSettings:
     seed_configurations: Sequence[Mapping] = ()
     context: Mapping = field(default_factory=dict)
     space: str = "published"
+    budgets: Sequence[int] = ()
 
     def __post_init__(self):
         require_choice("strategy", self.strategy, STRATEGIES)
@@ -71,8 +80,39 @@ class SearchSettings:
         clash = sorted({f.name for f in fields(self)} & self.context.keys())
         if clash:
             raise ValueError(f"context: {clash[0]!r}: must not be the name of a setting")
+        self._check_budgets()
         for configuration in self.seed_configurations:
             check_configuration(configuration, space, "seed_configurations")
+
+    def _check_budgets(self) -> None:
+        budgets = list(self.budgets)
+        if not budgets:
+            return
+        for value in budgets:
+            check_integer("budgets", value, 1)
+        self._set("budgets", tuple(map(int, budgets)))
+        if len(budgets) < 2 or sorted(set(budgets)) != budgets or budgets[-1] != self.epochs:
+            raise ValueError(
+                f"budgets={budgets}: must be at least two numbers of epochs, ascending, the last "
+                f"one epochs={self.epochs}; or none"
+            )
+        objectives = list(self.objectives)
+        known = objectives[0] == "loss" and objectives[1:] in [[name] for name in MODELLED_ENERGIES]
+        depth = self.strategy == "smac_mf" and self.fidelity == "shift_depth"
+        if not depth or not known or self.min_epochs is not None:
+            raise ValueError(
+                f"budgets={budgets}: must be empty but for strategy 'smac_mf' with fidelity "
+                "'shift_depth', without min_epochs, and with the objectives loss and a modelled "
+                "energy"
+            )
+
+    def budget_of(self, point: Mapping) -> float:
+        """The share of the full training that the point is given, 1 for a full one."""
+        if self.budgets:
+            return point["epochs"] / self.epochs
+        if self.multi_fidelity and self.fidelity in ("epochs", "data_fraction"):
+            return point[self.fidelity] / self.levels.maximum
+        return 1.0
 
     def _set(self, name, value):
         object.__setattr__(self, name, value)  # the dataclass is frozen
@@ -108,28 +148,39 @@ class SearchSettings:
         values = rungs[::-1]
         if default[self.fidelity] not in rungs:  # weight bits: it has 5
             values = [default[self.fidelity], *values]
-        points = [(default | {self.fidelity: value}, "default") for value in values]
-        seeds = (without_inactive(default | dict(c)) for c in self.seed_configurations)
-        return points + [(point, "seed") for point in seeds]
+        points = [default | {self.fidelity: value} for value in values]
+        if self.budgets:  # the published network in full first, everything else is cheap
+            longer = [default | {"epochs": epochs} for epochs in self.budgets[:0:-1]]
+            default["epochs"] = self.budgets[0]
+            points = [*longer, *(point | {"epochs": self.budgets[0]} for point in points)]
+        seeds = [without_inactive(default | dict(c)) for c in self.seed_configurations]
+        return [(point, "default") for point in points] + [(point, "seed") for point in seeds]
 
     def proposals(self, energy_of: Callable[[Mapping], float] | None = None):
         """The strategy that proposes all further points; `energy_of` as in `make_strategy`."""
         levels = self.levels if self.multi_fidelity else None
+        n_initial = self.n_initial
         if levels is not None and energy_of is not None:  # it has to take in all it is told
             told = [point[self.fidelity] for point, _ in self.first_points()]
             levels = replace(levels, minimum=min(levels.minimum, *told))
+            if not self.budgets:
+                n_default = len(told) - len(self.seed_configurations)
+                n_initial = max(1, n_initial - n_default)
         return make_strategy(
             self.strategy,
             self.searched_space(),
             levels,
             self.objectives,
             self.seed,
-            self.n_initial,
+            n_initial,
             self.eta,
             energy_of,
+            self.budgets,
         )
 
     def record(self) -> dict:
         """The settings as they are kept in `search.json`."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "context"}
+        if not self.budgets:  # as runs of earlier versions, which can so be continued
+            del own["budgets"]
         return json.loads(json.dumps(own | dict(self.context), default=dict))

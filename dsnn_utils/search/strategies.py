@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from ConfigSpace import Configuration, ConfigurationSpace, Constant, InCondition, Integer
+from ConfigSpace import (
+    Configuration,
+    ConfigurationSpace,
+    Constant,
+    InCondition,
+    Integer,
+    OrdinalHyperparameter,
+)
 
 from dsnn_utils.checks import require_choice
 from dsnn_utils.runs.table import to_python
@@ -41,6 +48,7 @@ def make_strategy(
     n_initial: int = 8,
     eta: int = 2,
     energy_of: Callable[[Mapping], float] | None = None,
+    budgets: Sequence[int] = (),
 ):
     """The strategy `name` on `space`, minimising `objectives`.
 
@@ -52,17 +60,22 @@ def make_strategy(
     training from depth and bits (`search.trial.energy_function`). With it, and shift depth as
     the fidelity, "smac_mf" chooses configuration and depth together by expected hypervolume
     improvement; without it, and for other objectives and fidelities, it is SMAC3's Hyperband with
-    ParEGO.
+    ParEGO. `budgets` (epochs, ascending) let it choose the length of a training, too.
 
-    Raises ValueError for an unknown name.
+    Raises ValueError for an unknown name, and for budgets where the energy is not known.
     """
     require_choice("strategy", name, STRATEGIES)
     if (fidelity is not None) != (name in MULTI_FIDELITY):
         raise ValueError(f"strategy={name!r}: takes a fidelity exactly if it is multi-fidelity")
+    if budgets and energy_of is None:
+        raise ValueError(
+            f"budgets={list(budgets)}: must be empty where the energy of a network is not known "
+            "before it is trained"
+        )
     if fidelity is not None:
         joint = fidelity.name == "shift_depth" and len(objectives) == 2 and objectives[0] == "loss"
         if name == "smac_mf" and energy_of is not None and joint:
-            return SmacKnownEnergy(space, fidelity, energy_of, seed, n_initial)
+            return SmacKnownEnergy(space, fidelity, energy_of, seed, n_initial, budgets)
         if name == "smac_mf":
             return SmacMultiFidelity(space, fidelity, objectives, seed, n_initial, eta)
         if name == "smac_mf_published":
@@ -186,7 +199,8 @@ class SmacKnownEnergy(Smac):
 
     Shift depth is an input of the surrogate and chosen together with the configuration, from its
     whole range; promoting a configuration is one of the candidates: when it promises most, it is
-    taken. See `dsnn_utils.search.acquisition`.
+    taken. See `dsnn_utils.search.acquisition`, and `dsnn_utils.search.budgets` for `budgets`, with
+    which the length of a training is chosen, too; the initial design has the shortest then.
     """
 
     def __init__(
@@ -196,45 +210,71 @@ class SmacKnownEnergy(Smac):
         energy_of: Callable[[Mapping], float],
         seed: int,
         n_initial: int,
+        budgets: Sequence[int] = (),
     ):
         space = copy.deepcopy(space)
         low, high = int(fidelity.minimum), int(fidelity.maximum)
         space.add(
             Integer(fidelity.name, (low, high)) if low < high else Constant(fidelity.name, low)
         )
-        self._fidelity, self._energy_of = fidelity.name, energy_of
+        if budgets:
+            space.add(OrdinalHyperparameter("epochs", list(budgets)))
+        self._energy_of, self._budgets = energy_of, tuple(budgets)
+        self._promoted_by = "epochs" if budgets else fidelity.name
         self._seen: set[tuple] = set()
+        self._epochs = {"all": 0, "full": 0}  # spent, those of running trials included
         super().__init__(space, ("loss",), seed, n_initial)
 
     def _make_facade(self, space, objectives, seed, n_initial):
         from dsnn_utils.search.acquisition import KnownEnergyImprovement, LossModel
+        from dsnn_utils.search.budgets import ImprovementPerEpoch
+        from dsnn_utils.search.candidates import BestCandidate
 
         self._model = LossModel(space, seed, self._conditions)
-        improvement = KnownEnergyImprovement(space, self._energy_of)
-        return _smac_facade(
-            space, objectives, seed, n_initial, model=self._model, acquisition=improvement
+        self._improvement = (
+            ImprovementPerEpoch(space, self._energy_of, self._budgets)
+            if self._budgets
+            else KnownEnergyImprovement(space, self._energy_of)
         )
+        maximizer = BestCandidate(space, seed, self._conditions)
+        own = {"model": self._model, "acquisition": self._improvement, "maximizer": maximizer}
+        facade = _smac_facade(space, objectives, seed, n_initial, **own)
+        if self._budgets:
+            for config in facade._config_selector._initial_design_configs:
+                config["epochs"] = self._budgets[0]
+        return facade
 
     def ask(self) -> tuple[dict, str]:
         """The next point and its origin: "initial" (random), "model", or "promoted" (by the model,
-        a configuration seen before, at another depth)."""
+        a configuration seen before, at another depth; with budgets a network seen before, trained
+        longer)."""
+        from dsnn_utils.search.budgets import FULL_SHARE
+
         pending = [info.config.get_array() for info in self._open.values()]
         self._model.pending = np.array(pending).reshape(-1, len(self._space))
         self._facade._config_selector._previous_entries = -1  # train even without new results
+        if self._budgets:
+            self._improvement.full_only = self._epochs["full"] < FULL_SHARE * self._epochs["all"]
         point, origin = super().ask()
-        configuration = self._configuration(point)
-        if origin == "model" and configuration in self._seen:
+        if origin == "model" and self._configuration(point) in self._seen:
             origin = "promoted"
-        self._seen.add(configuration)
+        self._note(point)
         return point, origin
 
     def tell(self, point: dict, costs: list[float], success: bool) -> None:
         """Report the finite loss, first in `costs`, of a point, asked for or not."""
-        self._seen.add(self._configuration(point))
+        if _key(point) not in self._open:
+            self._note(point)
         super().tell(point, costs[:1], success)
 
+    def _note(self, point: dict) -> None:
+        self._seen.add(self._configuration(point))
+        if self._budgets:
+            self._epochs["all"] += point["epochs"]
+            self._epochs["full"] += point["epochs"] * (point["epochs"] == self._budgets[-1])
+
     def _configuration(self, point: dict) -> tuple:
-        return tuple(point.get(n) for n in self._space if n != self._fidelity)
+        return tuple(point.get(n) for n in self._space if n != self._promoted_by)
 
 
 class Optuna:
@@ -363,18 +403,26 @@ def _origin(config: Configuration) -> str:
 
 
 def _smac_facade(
-    space, objectives, seed, n_initial, budgets=None, eta=2, model=None, acquisition=None
+    space,
+    objectives,
+    seed,
+    n_initial,
+    budgets=None,
+    eta=2,
+    model=None,
+    acquisition=None,
+    maximizer=None,
 ):
     """A SMAC3 facade for ask and tell, deterministic for a given seed.
 
     With `budgets` (ascending, each eta times the one before) the intensifier is Hyperband. The
-    default `model` is the facade's random forest, the default `acquisition` expected improvement;
-    with a model of one's own no random configurations are interleaved and losses stay unscaled.
+    default `model` is the facade's random forest, the default `acquisition` expected improvement,
+    the default `maximizer` SMAC's local search; with a model of one's own no random configurations
+    are interleaved and losses stay unscaled.
     """
     import smac
     from smac import HyperparameterOptimizationFacade as Blackbox
     from smac import MultiFidelityFacade
-    from smac.acquisition.maximizer import LocalAndSortedRandomSearch
     from smac.initial_design import RandomInitialDesign
     from smac.multi_objective.parego import ParEGO
     from smac.runhistory.encoder import RunHistoryEncoder
@@ -402,13 +450,9 @@ def _smac_facade(
         own["random_design"] = facade.get_random_design(scenario, probability=0)
         own["config_selector"] = facade.get_config_selector(scenario, retrain_after=1)
         own["acquisition_function"] = acquisition
-    if acquisition is None:
+    if maximizer is None:
         maximizer = facade.get_acquisition_maximizer(scenario, challengers=1000)
-    else:  # a Gaussian process costs more to ask than a forest
-        maximizer = LocalAndSortedRandomSearch(
-            space, challengers=300, local_search_iterations=5, n_steps_plateau_walk=3, seed=seed
-        )
-    _order_start_points(maximizer._local_search)
+        _order_start_points(maximizer._local_search)
     facade = facade(
         scenario,
         None,

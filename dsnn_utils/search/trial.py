@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -18,9 +19,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from dsnn_utils.checks import require, require_bools, require_choice
+from dsnn_utils.checks import require, require_bools, require_choice, require_columns
 from dsnn_utils.energy.emissions import embodied_emissions_gco2eq
-from dsnn_utils.energy.measured import EnergyMeter
+from dsnn_utils.energy.measured import MIN_DURATION_S, EnergyMeter
 from dsnn_utils.energy.modelled import modelled_energy, operation_counts
 from dsnn_utils.runs.columns import (
     ACTIVATION_BITS,
@@ -28,15 +29,17 @@ from dsnn_utils.runs.columns import (
     CURVE,
     ENERGY_WITH_MEMORY,
     FORMAT,
-    MEASURED,
     MODELLED_ENERGIES,
+    QTOOLS_ENERGIES,
+    TRAINING_READINGS,
+    VALIDATION_READING,
 )
-from dsnn_utils.runs.table import to_python
+from dsnn_utils.runs.table import to_python, to_records
 from dsnn_utils.search.space import to_spec
 from dsnn_utils.shift.conversion import convert_to_integer, convert_to_shift, shiftable_layers
 from dsnn_utils.shift.models import MODELS, build_model
 from dsnn_utils.shift.specs import IntegerSpec, ShiftSpec
-from dsnn_utils.training.data import Dataset, take_fraction
+from dsnn_utils.training.data import KNOWN_DATASETS, Dataset, take_fraction
 from dsnn_utils.training.loop import (
     PRECISIONS,
     SCHEDULES,
@@ -144,11 +147,14 @@ def run_trial(
 
     The row holds the result columns of the trials table: validation accuracy (0..1), cross
     entropy (nats) and loss (validation error), modelled energy (J per image), duration (s) and
-    status; with a `meter` also the measured energy of the training with its validation (kWh), its
-    emissions (gCO2eq) and water (L), empty where the reading cannot be trusted. `embodied_gco2eq`
-    follows from the duration, with the assumptions of `embodied_emissions_gco2eq`. `test` adds the
-    accuracy on the test set: for final evaluations only.
-    `checkpoint` is the file from which an interrupted training goes on, removed when it has ended.
+    status; with a `meter` also two measured energies (kWh): `energy_measured_kwh` of the training
+    with all its validations, as the workshop paper's script reads it, with its emissions (gCO2eq)
+    and water (L), and `energy_measured_last_validation_kwh` of the last epoch's validation alone,
+    as the journal paper's script does. They are empty where a reading cannot be trusted.
+    `embodied_gco2eq` follows from the duration, with the assumptions of
+    `embodied_emissions_gco2eq`. `test` adds the accuracy on the test set: for final evaluations
+    only.
+    `checkpoint` is the file from which an interrupted training goes on; it stays.
     Duration and measured energy are then those since it went on.
     A training that diverges gives status DIVERGED with the reason, not an exception.
     Raises ValueError for epochs below 1 and for `test` on a data set without a test part, besides
@@ -161,13 +167,12 @@ def run_trial(
     row: dict[str, Any] = {"started_at": datetime.now(UTC).isoformat(timespec="seconds")}
     data = take_fraction(dataset, point.get("data_fraction") or 1.0)
     network = build_network(point, data, recipe, seed)
-    energy = modelled_energy(network, tuple(data.train.images.shape[1:]))
+    energy = modelled_energy(network, data.train.shape)
     row |= {
         "dataset": data.name,
         "model": recipe.model,
         "train_size": len(data.train),
-        "energy_modelled_j_per_image": energy.energy_modelled_j_per_image,
-        "energy_modelled_with_memory_j_per_image": energy.energy_modelled_with_memory_j_per_image,
+        **{name: getattr(energy, name) for name in MODELLED_ENERGIES},
     }
     teacher = None
     if recipe.teacher is not None:
@@ -201,19 +206,37 @@ def run_trial(
             row |= {"status": "DIVERGED", "reason": str(error)}
     if measurement is not None:
         if measurement.trusted:
-            row |= {name: getattr(measurement, name) for name in MEASURED}
+            row |= {name: getattr(measurement, name) for name in TRAINING_READINGS}
             row["energy_measured_method"] = measurement.method
         else:
-            row |= dict.fromkeys(MEASURED)
+            row |= dict.fromkeys(TRAINING_READINGS)
             row["energy_measured_method"] = f"untrusted: {measurement.reason}"
+        row["energy_measured_mode"] = measurement.mode
     if test_images is not None and row["status"] == "SUCCESS":
         tested = evaluate(network, test_images, data, device=recipe.device)
         row["test_accuracy"] = tested["accuracy"]
-    if checkpoint is not None:
-        Path(checkpoint).unlink(missing_ok=True)
     row["duration_s"] = time.perf_counter() - started
     row["embodied_gco2eq"] = embodied_emissions_gco2eq(row["duration_s"])
+    if meter is not None and row["status"] == "SUCCESS":
+        row[VALIDATION_READING] = _validation_kwh(network, data, meter, recipe.device)
     return row, network, history
+
+
+def _validation_kwh(
+    network: nn.Module, data: Dataset, meter: EnergyMeter, device: str
+) -> float | None:
+    """Measured energy of one validation of the trained network; None if it cannot be trusted.
+
+    The last epoch's is run again, as often as it takes to be long enough for a reading: within the
+    training it would have to be cut out of that reading, and a short one reads as zero.
+    """
+    passes = 0
+    with meter.measure("validation") as measurement:
+        started = time.perf_counter()
+        while passes == 0 or time.perf_counter() - started < MIN_DURATION_S:
+            evaluate(network, data.validation, data, device=device)
+            passes += 1
+    return measurement.energy_measured_kwh / passes if measurement.trusted else None
 
 
 def energy_function(
@@ -228,23 +251,35 @@ def energy_function(
     Raises ValueError if the objective is no modelled energy.
     """
     require_choice("objective", objective, MODELLED_ENERGIES)
+    prices = "qtools" if objective in QTOOLS_ENERGIES else "horowitz"
+    with_memory = objective in (ENERGY_WITH_MEMORY, QTOOLS_ENERGIES[1])
+    energies_of = _energies_function(model, input_shape, prices)
+    return lambda point: float(energies_of(point)[int(with_memory)])
+
+
+def _energies_function(
+    model: nn.Module, input_shape: tuple[int, ...], prices: str
+) -> Callable[[Mapping], np.ndarray]:
+    """`energy_function` of compute and with memory in one count, under one table of prices."""
     names = shiftable_layers(model)
     converted = {
         "shift": convert_to_shift(model, len(names), ShiftSpec("Q")),
         "integer": convert_to_integer(model, len(names), IntegerSpec()),
     }
 
-    def by_layer(network: nn.Module) -> pd.Series:
-        table = operation_counts(network, input_shape)
-        energy = table[COMPUTE_ENERGY]
-        if objective == ENERGY_WITH_MEMORY:
-            energy = energy + table["memory_energy_modelled_j_per_image"]
-        return energy.groupby(table["layer"]).sum()
+    def by_layer(network: nn.Module) -> pd.DataFrame:
+        table = operation_counts(network, input_shape, prices=prices)
+        compute = table[COMPUTE_ENERGY]
+        with_memory = compute + table["memory_energy_modelled_j_per_image"]
+        return pd.DataFrame({0: compute, 1: with_memory}).groupby(table["layer"]).sum()
 
     plain = by_layer(model)
+    of_plain = plain.sum().to_numpy()
     by_depth: dict[tuple, np.ndarray] = {}
 
-    def energy_of(point: Mapping) -> float:
+    def energies_of(point: Mapping) -> np.ndarray:
+        if point["shift_depth"] == 0:
+            return of_plain
         # Scales and the place of the binary point change no operation, and PS takes those of Q.
         arithmetic = point.get("arithmetic", "shift")
         integer_bits, fraction_bits = (point.get(name) or 0 for name in ACTIVATION_BITS)
@@ -257,10 +292,51 @@ def energy_function(
                 layer.spec = spec  # type: ignore[assignment]  # torch's stub: no other attributes
             counted = by_layer(converted[arithmetic])
             change = (counted - plain).reindex(names, fill_value=0.0).to_numpy()
-            by_depth[key] = plain.sum() + np.concatenate([[0.0], np.cumsum(change)])
-        return float(by_depth[key][point["shift_depth"]])
+            by_depth[key] = of_plain + np.cumsum(change, axis=0)
+        return by_depth[key][point["shift_depth"] - 1]
 
-    return energy_of
+    return energies_of
+
+
+def complete_energies(
+    trials: pd.DataFrame, input_shape: tuple[int, ...] | None = None, num_classes: int = 10
+) -> pd.DataFrame:
+    """A copy of the table with the modelled energies of `runs.columns.QTOOLS_ENERGIES`.
+
+    Tables of earlier versions lack them. They follow from the configuration, so nothing is trained.
+    `input_shape` is that of an image, by default of the known data set that a row names. What is
+    there already stays, and rows without any modelled energy stay without.
+
+    Raises ValueError for other data sets without their shape, for models that are not known, and
+    where the energy that the table has is not that of such a network.
+    """
+    require_columns(trials, ["dataset", "model", "shift_depth", *FORMAT, COMPUTE_ENERGY])
+    trials = trials.reset_index(drop=True)
+    for name in QTOOLS_ENERGIES:
+        trials[name] = trials.get(name, np.nan)
+    lacking = trials[list(QTOOLS_ENERGIES)].isna().any(axis=1) & trials[COMPUTE_ENERGY].notna()
+    for (dataset, model), rows in trials[lacking].groupby(["dataset", "model"]):
+        shape = input_shape or KNOWN_DATASETS.get(dataset)
+        if shape is None:
+            raise ValueError(f"input_shape=None: must be given, {dataset} is no known data set")
+        network = build_model(model, num_classes, shape[0])
+        points = [_format_of(row) for row in to_records(rows)]
+        recorded = rows[COMPUTE_ENERGY].iloc[0]
+        found = energy_function(network, shape, COMPUTE_ENERGY)(points[0])
+        require(
+            math.isclose(found, recorded, rel_tol=1e-9),
+            f"input_shape={shape}, num_classes={num_classes}: must be those of the table, whose "
+            f"{model} needs {recorded:.6g} J per image and not {found:.6g}",
+        )
+        energies_of = _energies_function(network, shape, "qtools")
+        trials.loc[rows.index, list(QTOOLS_ENERGIES)] = [energies_of(point) for point in points]
+    return trials
+
+
+def _format_of(row: Mapping) -> dict[str, Any]:
+    """What of a row of a table its modelled energy depends on."""
+    bits = {name: int(row[name] or 0) for name in ("shift_depth", *FORMAT)}
+    return {"arithmetic": row.get("arithmetic") or "shift", **bits}
 
 
 def _short_name(point: Mapping, seed: int) -> str:
@@ -292,7 +368,7 @@ class TargetFunction:
 
     def __call__(self, point: Mapping, seed: int) -> dict:
         name = _short_name(point, seed)
-        checkpoint = None if self.checkpoints is None else self.checkpoints / f"{name}.pt"
+        checkpoint = self._checkpoint(point, seed)
         row, network, history = run_trial(
             point, self.dataset, self.recipe, seed, self.meter, self.test, checkpoint
         )
@@ -303,10 +379,22 @@ class TargetFunction:
         if self.curve:
             accuracies = (f"{epoch['validation_accuracy']:.4f}" for epoch in history)
             row[CURVE] = " ".join(accuracies)
+        if checkpoint is not None:  # only now: a network that could not be saved is not lost
+            checkpoint.unlink(missing_ok=True)
         return row
+
+    def _checkpoint(self, point: Mapping, seed: int) -> Path | None:
+        name = _short_name(point, seed)
+        return None if self.checkpoints is None else self.checkpoints / f"{name}.pt"
+
+    def discard(self, point: Mapping, seed: int) -> None:
+        """Remove what a trial that is recorded left behind: the checkpoint of one that failed."""
+        checkpoint = self._checkpoint(point, seed)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
 
     def energy_of(self, objective: str) -> Callable[[Mapping], float]:
         """The `energy_function` of this data and network: what a search knows beforehand."""
         data, recipe = self.dataset, self.recipe
         network = build_model(recipe.model, data.num_classes, data.in_channels)
-        return energy_function(network, tuple(data.train.images.shape[1:]), objective)
+        return energy_function(network, data.train.shape, objective)

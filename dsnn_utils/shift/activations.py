@@ -45,6 +45,7 @@ class QuantizedLayer(nn.Module):
     def adopt_activations(self, spec: Spec) -> None:
         self.spec = spec
         self._format: tuple[float, int, int] | None = None  # of `uniform`, once it is known
+        self._seen_data = spec.activation_format == "fixed"
         if spec.activation_format == "fitted":
             device = next(self.parameters()).device
             errors = torch.full((len(RANGE_EXPONENTS),), torch.nan, device=device)
@@ -56,9 +57,9 @@ class QuantizedLayer(nn.Module):
     @property
     def is_fitted(self) -> bool:
         """Whether the layer's format is known: it is fixed, or has been fitted."""
-        if self.spec.activation_format == "fixed":
-            return True
-        return not self.activation_errors[0].isnan().item()
+        if not self._seen_data:  # asked once a forward pass, and reading makes a GPU wait
+            self._seen_data = not self.activation_errors[0].isnan().item()
+        return self._seen_data
 
     def activation_codes(self) -> tuple[float, int, int]:
         """Step and lowest and highest code of the layer's input, the arguments of `uniform`.
@@ -95,14 +96,14 @@ class QuantizedLayer(nn.Module):
         # Once negative, always signed: the format must hold all inputs there are.
         self.activation_signed |= (x < 0).any()
         signed, spec = bool(self.activation_signed), self.spec
-        sample = x[:FITTED_IMAGES].float()
-        candidates = (self._candidate(exponent, signed) for exponent in RANGE_EXPONENTS)
-        errors = torch.stack(
-            [
-                (uniform(sample, *candidate, spec.activation_rounding) - sample).square().mean()
-                for candidate in candidates
-            ]
-        )
+        sample = x[:FITTED_IMAGES].float().flatten()
+        # All candidates at once, a row each: one by one they would keep a GPU waiting for launches.
+        formats = [self._candidate(exponent, signed) for exponent in RANGE_EXPONENTS]
+        step, lowest, highest = sample.new_tensor(formats).T[:, :, None]
+        codes = sample / step
+        codes = codes.round_() if spec.activation_rounding == "nearest" else codes.floor_()
+        quantized = codes.clamp_(lowest, highest).mul_(step)
+        errors = quantized.sub_(sample).square_().mean(1)
         known = self.activation_errors
         known.copy_(errors if first else known.lerp(errors, 1 - MOVING_AVERAGE))
         self._format = None
@@ -145,7 +146,7 @@ class QuantizedLayer(nn.Module):
 
     def _load_from_state_dict(self, *args, **kwargs):
         super()._load_from_state_dict(*args, **kwargs)
-        self._format = None
+        self._format, self._seen_data = None, self.spec.activation_format == "fixed"
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {self.spec}"

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from dsnn_utils.checks import check_integer
+from dsnn_utils.shift.kernels import round_in_one_pass, zero_outside
 
 ACTIVATION_ROUNDINGS = ("floor", "nearest")
 CLIPPED_GRADIENTS = ("passed", "zero")
@@ -62,26 +63,34 @@ def uniform(
 class _Uniform(Function):
     @staticmethod
     def forward(ctx, x, step, lowest, highest, nearest, clipped_gradient):
-        # One new tensor, then in place: this runs on every activation of the network. bfloat16 has
-        # the exponents of float32 and holds its own floor exactly (from 256 on it has no fraction),
-        # so it needs no detour; float16 would overflow.
-        y = x.float().mul_(1 / step) if x.dtype == torch.float16 else x * (1 / step)
-        y = y.round_() if nearest else y.floor_()
-        y.mul_(step).clamp_(lowest * step, highest * step)
         ctx.ends = None
         if clipped_gradient == "zero":
             half = 0.5 if nearest else 0.0
             ctx.ends = (lowest - half) * step, (highest + 1 - half) * step
             ctx.save_for_backward(x)
-        return y.to(x.dtype)
+        low, high = lowest * step, highest * step
+        y = round_in_one_pass(x, step, low, high, nearest)
+        return _round(x, step, low, high, nearest) if y is None else y
 
     @staticmethod
     def backward(ctx, grad):
         if ctx.ends is not None:
-            # That of a hard tanh with these ends is this gradient, in one pass over the memory.
             (x,) = ctx.saved_tensors
-            grad = torch.ops.aten.hardtanh_backward(grad, x, *ctx.ends)
+            inside = zero_outside(grad, x, *ctx.ends)
+            # That of a hard tanh with these ends is this gradient.
+            grad = (
+                torch.ops.aten.hardtanh_backward(grad, x, *ctx.ends) if inside is None else inside
+            )
         return grad, None, None, None, None, None
+
+
+def _round(x: Tensor, step: float, low: float, high: float, nearest: bool) -> Tensor:
+    # One new tensor, then in place: this runs on every activation of the network. bfloat16 has the
+    # exponents of float32 and holds its own floor exactly (from 256 on it has no fraction), so it
+    # needs no detour; float16 would overflow.
+    y = x.float().mul_(1 / step) if x.dtype == torch.float16 else x * (1 / step)
+    y = y.round_() if nearest else y.floor_()
+    return y.mul_(step).clamp_(low, high).to(x.dtype)
 
 
 # A float64 is a sign bit, 11 bits of exponent and 52 of fraction. Its sqrt(2), 0x1.6a09e667f3bcd,

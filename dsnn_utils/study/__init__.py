@@ -9,6 +9,8 @@ from dsnn_utils.study.tables import (
     finalists,
     finals_table,
     modelled_cost_kwh,
+    price_claims,
+    prices_table,
     tables_beside,
 )
 
@@ -26,6 +28,8 @@ __all__ = [
     "plot_grid",
     "plot_published",
     "plot_strategies",
+    "price_claims",
+    "prices_table",
     "published",
     "read_comparison",
     "read_digits_table",

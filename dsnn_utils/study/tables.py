@@ -1,16 +1,18 @@
 """The study on CIFAR-10 (`figures/cifar10_*`): what it cost, and what its fidelity study says."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from dsnn_utils.analysis.choosing import choose
 from dsnn_utils.analysis.fronts import pareto_front
 from dsnn_utils.analysis.trainings import summarise_points
 from dsnn_utils.energy.emissions import search_energy_kwh, training_modelled_kwh
-from dsnn_utils.energy.modelled import modelled_energy
+from dsnn_utils.energy.modelled import INT8, modelled_energy, price_with_integers
+from dsnn_utils.energy.prices import PRICES
 from dsnn_utils.energy.readings import summarise_readings
 from dsnn_utils.paths import project_root
 from dsnn_utils.runs.columns import (
@@ -18,24 +20,31 @@ from dsnn_utils.runs.columns import (
     ENERGY_WITH_MEMORY,
     EXTENSIONS,
     HYPERPARAMETERS,
+    under_both_prices,
 )
 from dsnn_utils.runs.directory import read_settings
 from dsnn_utils.runs.rows import default_trial
 from dsnn_utils.runs.table import read_trials, to_records
-from dsnn_utils.search.space import known_good_configurations
+from dsnn_utils.search.space import known_good_configurations, to_spec
+from dsnn_utils.search.trial import complete_energies
+from dsnn_utils.shift.conversion import convert_to_integer, convert_to_shift, shiftable_layers
 from dsnn_utils.shift.models import build_model
+from dsnn_utils.shift.specs import IntegerSpec
 
 PARTS = ("curves", "formats", "finals", "grid", "fidelity", "transfer", "mobilenetv2")
 DATA = {"cifar10": (50_000, (3, 32, 32)), "fashion_mnist": (60_000, (1, 28, 28))}
 
 
 def tables_beside(run: Path) -> dict[str, pd.DataFrame]:
-    """The other committed tables of the study `run` belongs to (see `PARTS`); none for others."""
+    """The other committed tables of the study `run` belongs to (see `PARTS`); none for others.
+
+    With the modelled energies under both tables of prices.
+    """
     if run != project_root() / "figures" / "cifar10_study":
         return {}
     folders = {name: run.with_name(f"cifar10_{name}") for name in PARTS}
     made = {name: path for name, path in folders.items() if (path / "trials.csv").exists()}
-    return {name: read_trials(path) for name, path in made.items()}
+    return {name: complete_energies(read_trials(path)) for name, path in made.items()}
 
 
 def finalists(trials: pd.DataFrame, cost: str) -> list[dict]:
@@ -162,3 +171,69 @@ def finals_table(finals: pd.DataFrame, readings: pd.DataFrame | None = None) -> 
     columns["MEASURED training (Wh)"] = 1e3 * summary["energy_measured_kwh"]
     table = pd.DataFrame(columns)
     return table.sort_values("MODELLED inference (µJ/image)", kind="stable")
+
+
+INT4 = IntegerSpec(4, activation_integer_bits=2, activation_fraction_bits=2)
+RIVALS = ("plain float32", "int8 throughout", "INT4 throughout")
+
+
+def prices_table(
+    points: Mapping[str, Mapping],
+    model: str = "resnet20",
+    input_shape: tuple[int, ...] = (3, 32, 32),
+    energy: str = ENERGY_WITH_MEMORY,
+    between_layers: str = "float32",
+) -> pd.DataFrame:
+    """Modelled energy (µJ per image) of named networks under both tables of prices.
+
+    `points` have a shift depth and a number format. Below them stand the plain network in float32,
+    and all of its layers as uniform integers of 8 bits and of 4 bits (weights and activations).
+    `energy` is that of compute or with memory, of either table. Columns: each table of prices as
+    the network is, and "integers": with uniform integer multipliers of its own widths in place of
+    shifts. Accuracy is another matter: a network of integers would have to be trained.
+    """
+    column = under_both_prices(energy)["horowitz"]
+    plain = build_model(model, 10, input_shape[0])
+    whole = len(shiftable_layers(plain))
+    networks = {name: _convert(plain, point) for name, point in points.items()}
+    rivals = (plain, convert_to_integer(plain, whole, INT8), convert_to_integer(plain, whole, INT4))
+    networks |= dict(zip(RIVALS, rivals, strict=True))
+    options = {"between_layers": between_layers}
+    rows: dict[str, dict] = {name: {} for name in networks}
+    for name, network in networks.items():
+        for prices in PRICES:
+            priced = price_with_integers(network, input_shape, prices=prices, **options)[column]
+            rows[name][prices] = 1e6 * priced["as it is"]
+            rows[name][f"{prices}, integers"] = 1e6 * priced["integers of the same widths"]
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("MODELLED (µJ/image)")
+
+
+def _convert(plain: nn.Module, point: Mapping) -> nn.Module:
+    depth, spec = int(point["shift_depth"]), to_spec(point)
+    if isinstance(spec, IntegerSpec):
+        return convert_to_integer(plain, depth, spec)
+    return convert_to_shift(plain, depth, spec)
+
+
+def price_claims(table: pd.DataFrame, default: str = "default") -> pd.DataFrame:
+    """Does a network need less energy than its rivals? `table` is that of `prices_table`.
+
+    A row per network but the rivals; columns are what it is compared with: the `default`, integers
+    of its own widths, and `RIVALS`. Values: "yes" or "no" if both tables of prices say so, else
+    "only " and the table that says yes.
+    """
+    networks = table.drop(index=list(RIVALS))
+    claims = pd.DataFrame(index=networks.index)
+    others = {default: table.loc[default], **{name: table.loc[name] for name in RIVALS}}
+    for against in (default, "its own integers", *RIVALS):
+        less = {}
+        for prices in PRICES:
+            own = f"{prices}, integers"
+            rival = networks[own] if against == "its own integers" else others[against][prices]
+            less[prices] = networks[prices] < rival * (1 - 1e-9)  # rounding is no difference
+        answers = pd.DataFrame(less)
+        only = answers.idxmax(axis=1).radd("only ")
+        claims[f"less than {against}"] = only.where(~answers.all(axis=1), "yes").where(
+            answers.any(axis=1), "no"
+        )
+    return claims

@@ -17,7 +17,8 @@ from torchvision import datasets
 from dsnn_utils.checks import check_integer, require
 from dsnn_utils.training.images import ImageSet, _load_folder, _resize_all
 
-KNOWN_DATASETS = ("digits", "cifar10", "fashion_mnist")
+#: The shape of an image (channels, height, width) by name; each has ten classes.
+KNOWN_DATASETS = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "fashion_mnist": (1, 28, 28)}
 TEST_SHARE = 0.2  # split off where a data set brings no test part
 
 
@@ -45,12 +46,12 @@ class Dataset:
 
     @property
     def in_channels(self) -> int:
-        return self.train.images.shape[1]
+        return self.train.shape[0]
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        height, width = self.train.images.shape[2:]
+        _, height, width = self.train.shape
         return height, width
 
 
@@ -115,7 +116,7 @@ def load_dataset(
             f"{validation_share=}: must leave an image of each class for training and one for "
             f"validation; class {classes[counts.index(min(counts))]!r} has too few images",
         )
-    mean, std = _channel_statistics(train.images, rest)
+    mean, std = _channel_statistics(train[rest])
     if train_size is not None:
         require(
             len(classes) <= train_size <= len(rest),
@@ -208,14 +209,12 @@ def _split(
     return order[:size], order[size:]
 
 
-def _channel_statistics(
-    images: torch.Tensor, indices: torch.Tensor
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _channel_statistics(images: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel on the 0..1 scale, from the counts of 0..255."""
-    channels = images.shape[1]
+    channels = images.shape[0]
     counts = torch.zeros(channels, 256, dtype=torch.float64)
-    for part in indices.split(1024):  # counting widens the values: keep that small
-        for channel, pixels in enumerate(images[part].unbind(1)):
+    for part in torch.arange(len(images)).split(1024):  # counting widens the values
+        for channel, pixels in enumerate(images[part].images.unbind(1)):
             counts[channel] += torch.bincount(pixels.flatten(), minlength=256)
     weights = counts / counts.sum(1, keepdim=True)
     values = torch.arange(256, dtype=torch.float64) / 255

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -73,9 +73,9 @@ def save_network(
         "classes": list(dataset.classes),
         "mean": list(dataset.mean),
         "std": list(dataset.std),
-        "image_size": list(dataset.train.images.shape[-2:]),
+        "image_size": list(dataset.image_size),
         "row": dict(row or {}),
-        "versions": {"torch": torch.__version__, "dsnn_utils": version("dsnn-utils")},
+        "versions": {"torch": torch.__version__, "dsnn_utils": _own_version()},
     }
     # Copies, since the format neither keeps strides nor lets two names share their numbers.
     tensors = {
@@ -88,6 +88,13 @@ def save_network(
     save_file(tensors, temporary, {KEY: text, "sha256": _checksum(text, tensors)})
     os.replace(temporary, path)
     return path
+
+
+def _own_version() -> str:
+    try:
+        return version("dsnn-utils")
+    except PackageNotFoundError:  # a checkout on the search path
+        return "not installed"
 
 
 def load_network(path: str | Path, network: nn.Module | None = None) -> SavedNetwork:

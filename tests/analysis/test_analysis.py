@@ -320,7 +320,7 @@ def test_overview_has_a_row_per_trial():
 
 
 def test_objectives_of_an_analysis_are_those_of_the_search():
-    energy, with_memory = runs.MODELLED_ENERGIES
+    energy, with_memory = runs.MODELLED_ENERGIES[:2]
     assert runs.modelled_energy_among(["loss", "emissions_gco2eq"]) == energy
     assert runs.modelled_energy_among([with_memory, "loss"]) == with_memory
 
@@ -643,3 +643,16 @@ def test_ten_thousand_rows_are_analysed_by_every_function():
                        activation_fraction_bits=4, lr=np.arange(len(rows)) // 2)  # fmt: skip
     report = analysis.rank_agreement(deep.assign(optimizer="SGD", momentum=0.9))
     assert report["pairs"].sum() > 10_000 and report["share"].between(0.45, 0.55).all()
+
+
+def test_what_of_a_front_survives_the_other_prices():
+    """Four networks: the second leaves the front where it is dearer than the third."""
+    loss, first, second = [0.1, 0.2, 0.15, 0.5], [4.0, 1.0, 2.0, 5.0], [4.0, 3.0, 2.0, 5.0]
+    energies = dict(zip(runs.under_both_prices("energy_modelled_j_per_image").values(),
+                        (first, second), strict=True))  # fmt: skip
+    table = pd.DataFrame({"status": "SUCCESS", "loss": loss, "shift_depth": range(4)} | energies)
+    found = analysis.agreement_of_prices(table)
+    assert found[["front", "front_qtools", "on_both"]].tolist() == [3, 2, 2]
+    assert found["front_survives"] == pytest.approx(2 / 3)
+    assert found["pairs_alike"] == pytest.approx(5 / 6)  # all pairs but that of the two
+    assert found["front_pairs_alike"] == pytest.approx(2 / 3)

@@ -35,8 +35,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from dsnn_utils.search import SearchSettings, energy_function, make_fidelity
-from dsnn_utils.search.strategies import MULTI_FIDELITY, make_strategy
+from dsnn_utils.search import SearchSettings, energy_function
 from dsnn_utils.shift import build_model
 from dsnn_utils.study import compare_strategies, read_digits_table
 from dsnn_utils.study.strategies import STRATEGY_ORDER, TABLES
@@ -192,15 +191,7 @@ def run(problem: str, arm: str, seed: int, trials: int) -> list[dict]:
     name = "smac_mf" if arm == "smac_mf_unknown_energy" else arm
     settings = SearchSettings(max_depth=DEPTH, epochs=5, strategy=name, seed=seed)
     energy_of = energies(problem)
-    levels = make_fidelity("shift_depth", DEPTH, 5) if name in MULTI_FIDELITY else None
-    strategy = make_strategy(
-        name,
-        settings.searched_space(),
-        levels,
-        OBJECTIVES,
-        seed,
-        energy_of=energy_of if arm == "smac_mf" else None,
-    )
+    strategy = settings.proposals(energy_of if arm == "smac_mf" else None)
     first = SearchSettings(max_depth=DEPTH, epochs=5).first_points()  # the same for every arm
     noise = np.random.default_rng(seed + 1000)
     values, rows, cpu_s = [], [], 0.0

@@ -1,31 +1,35 @@
 """How fast does a shift network train, and what does a trial cost beside its training?
 
-    python tests/benchmarks/bench_training.py [--deepshift CHECKOUT]
+    python tests/benchmarks/bench_training.py [--deepshift CHECKOUT] [--compiled]
 
 Trains ResNet20 on random images of CIFAR-10's size: plain, Q and PS at full depth with
 `training.train`, both also with everything that makes few bits hold, uniform integers, and with
 `--deepshift` (a checkout of github.com/mostafaelhoushi/DeepShift) the same network converted by
-DeepShift's own code, in float32 as that code needs it, with the same
-loop. All arms take turns within every round, so what else the machine does hits all of them; the
-ratios are of the medians over the rounds. Then: what dead weights cost in evaluation, the time of a
-conversion, of everything a trial does outside training and evaluation, and the memory CIFAR-10
-takes. About three minutes on 2 cores.
+DeepShift's own code, in float32 as that code needs it, with the same loop; with `--compiled` plain
+and Q through torch.compile too (minutes until the first step). All arms take turns within every
+round, so what else the machine does hits all of them; the ratios are of the medians over the
+rounds. Then: images per second and core with one thread, two threads, and two processes of one
+thread each; what dead weights cost in evaluation, the time of a conversion, of everything a trial
+does outside training and evaluation, and the memory CIFAR-10 takes. About six minutes on 2 cores.
 """
 
 import argparse
+import contextlib
 import copy
 import os
 import platform
 import statistics
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
 from dsnn_utils import ShiftSpec, convert_to_shift, shiftable_layers
 from dsnn_utils.search import Recipe, published_default, run_trial
-from dsnn_utils.shift import IntegerSpec, build_model, convert_to_integer
+from dsnn_utils.shift import IntegerSpec, build_model, convert_to_integer, kernels
 from dsnn_utils.training import Dataset, ImageSet, evaluate, train
 
 REMEDIES = {
@@ -72,7 +76,7 @@ def seconds_per_step(network, dataset: Dataset, precision: str) -> float:
     return (time.perf_counter() - started) / steps
 
 
-def print_training(rounds: int, steps: int, checkout: Path | None) -> None:
+def print_training(rounds: int, steps: int, checkout: Path | None, compiled: bool) -> None:
     plain = build_model("resnet20", 10)
     depth = len(shiftable_layers(plain))
     arms = {
@@ -84,6 +88,11 @@ def print_training(rounds: int, steps: int, checkout: Path | None) -> None:
         "integers": (convert_to_integer(plain, depth, IntegerSpec(**REMEDIES)), "bfloat16"),
         "plain float32": (build_model("resnet20", 10), "float32"),
     }
+    if compiled:
+        arms |= {
+            f"{name}, compiled": (torch.compile(copy.deepcopy(arms[name][0])), "bfloat16")
+            for name in ("plain", "Q")
+        }
     if checkout:
         arms |= {
             f"DeepShift {kind} float32": (deepshift_network(checkout, kind), "float32")
@@ -105,6 +114,40 @@ def print_training(rounds: int, steps: int, checkout: Path | None) -> None:
         ratios = "".join(f"{median[other] / median[name]:22.2f}" for other in columns)
         quartiles = statistics.quantiles(values, n=4)
         print(f"{name:22}{ratios}   {(quartiles[2] - quartiles[0]) / median[name]:8.1%}")
+
+
+def images_per_second(kind: str, threads: int, steps: int, start_at: float = 0.0) -> float:
+    """Of one process, the best of three epochs; it begins at a time (of time.time) if told so."""
+    torch.set_num_threads(threads)
+    network = build_model("resnet20", 10)
+    if kind != "plain":
+        network = convert_to_shift(network, 20, ShiftSpec(kind))
+    dataset = random_dataset(128 * steps)
+    seconds_per_step(network, dataset, "bfloat16")
+    time.sleep(max(0.0, start_at - time.time()))
+    return 128 / min(seconds_per_step(network, dataset, "bfloat16") for _ in range(3))
+
+
+def print_throughput(steps: int) -> None:
+    before = torch.get_num_threads()
+    print("\nimages per second and core")
+    ways = ("1 thread", "2 threads", "2 processes")
+    print(f"{'':22}" + "".join(f"{way:>14}" for way in ways))
+    for kind in ("plain", "Q", "PS"):
+        row = [images_per_second(kind, threads, steps) / threads for threads in (1, 2)]
+        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+            start_at = time.time() + 40  # both have imported and warmed up by then
+            jobs = [pool.submit(images_per_second, kind, 1, steps, start_at) for _ in range(2)]
+            row.append(statistics.mean(job.result() for job in jobs))
+        print(f"{kind:22}" + "".join(f"{value:14.0f}" for value in row), flush=True)
+    torch.set_num_threads(before)
+
+
+def processor() -> str:
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return platform.processor()
 
 
 def print_dead_weights(rounds: int) -> None:
@@ -171,14 +214,18 @@ def print_memory(dataset: Dataset) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--deepshift", type=Path, help="a checkout of DeepShift")
+    parser.add_argument("--compiled", action="store_true", help="also through torch.compile")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=16)
     arguments = parser.parse_args()
+    one_pass = "compiled" if kernels._library() else "not compiled: no C compiler"
     print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} "
-        f"processors ({platform.machine()}), load {os.getloadavg()[0]:.1f}"
+        f"{processor()} ({platform.machine()}), {os.cpu_count()} processors, load "
+        f"{os.getloadavg()[0]:.1f}; torch {torch.__version__}, {torch.get_num_threads()} threads; "
+        f"rounding of activations {one_pass}"
     )
-    print_training(arguments.rounds, arguments.steps, arguments.deepshift)
+    print_training(arguments.rounds, arguments.steps, arguments.deepshift, arguments.compiled)
+    print_throughput(arguments.steps)
     print_dead_weights(3)
     print_conversion()
     print_trial_overhead(47_500)

@@ -1,14 +1,17 @@
-"""Train the table of real outcomes that `bench_search.py` replays.
+"""Train the tables of real outcomes that `bench_search.py` replays.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/train_table.py --points 400
+    OMP_NUM_THREADS=1 python tests/benchmarks/train_table.py --points 300 --budgets
 
 ResNet20 on scikit-learn's digits, 5 epochs per training. Two of three configurations are uniform
 from the search space, one of three comes from the region where shift networks are known to train
 (adaptive optimizer, moderate learning rate, 8 to 20 activation bits). The published default and
 every tenth configuration are trained at all seven depths, the others at one of them. A training
-per row; `error_1` to `error_5` are the validation errors after each epoch. Each row is on disk
-before the next training starts: a stopped run goes on where it was. What made the table stands
-beside it as JSON.
+per row; `error_1` to `error_5` are the validation errors after each epoch. With `--budgets` a row
+is a point with three trainings, of 1, 4 and 16 epochs: each has a whole schedule of its own, so
+the 4 epochs are no part of the 16, and `error_after_1` to `error_after_16` are their errors at the
+end, empty where a training diverged. Each row is on disk before the next training starts: a stopped
+run goes on where it was. What made a table stands beside it as JSON.
 """
 
 import argparse
@@ -25,9 +28,9 @@ from dsnn_utils.search import Recipe, depth_bound, dsnn_space, published_default
 from dsnn_utils.study.strategies import TABLES
 from dsnn_utils.training import load_dataset
 
-TABLE = TABLES / "digits_table.csv"
 DEPTHS = (1, 2, 5, 7, 10, 15, 20)
 EPOCHS = 5
+BUDGETS = (1, 4, 16)  # epochs
 SEED = 0
 HYPERPARAMETERS = (
     ("shift_depth", "shift_type", "weight_bits", "activation_integer_bits")
@@ -36,6 +39,11 @@ HYPERPARAMETERS = (
 )
 RESULTS = ("status", *(f"error_{epoch}" for epoch in range(1, EPOCHS + 1)))
 RESULTS += ("energy_modelled_j_per_image", "cpu_s")
+RESULTS_BY_BUDGET = (
+    *(f"error_after_{epochs}" for epochs in BUDGETS),
+    "energy_modelled_j_per_image",
+    *(f"cpu_s_{epochs}" for epochs in BUDGETS),
+)
 
 
 def points(count: int) -> list[dict]:
@@ -71,39 +79,61 @@ def promising(random: np.random.Generator) -> dict:
     }
 
 
+def train_in_one(point: dict, dataset, recipe: Recipe) -> list:
+    """A training of `EPOCHS` epochs: its row of the table, without the hyperparameters."""
+    started = time.process_time()
+    row, _, history = run_trial(point, dataset, recipe, SEED)
+    errors = [round(1 - epoch["validation_accuracy"], 4) for epoch in history]
+    errors += [""] * (EPOCHS - len(errors))
+    energy = f"{row['energy_modelled_j_per_image']:.6g}"
+    return [row["status"], *errors, energy, f"{time.process_time() - started:.1f}"]
+
+
+def train_by_budget(point: dict, dataset, recipe: Recipe) -> list:
+    """A training for each of `BUDGETS`: as above."""
+    rows, cpu_s = [], []
+    for epochs in BUDGETS:
+        started = time.process_time()
+        rows.append(run_trial(point | {"epochs": epochs}, dataset, recipe, SEED)[0])
+        cpu_s.append(f"{time.process_time() - started:.2f}")
+    errors = ["" if row.get("loss") is None else round(row["loss"], 4) for row in rows]
+    return [*errors, f"{rows[0]['energy_modelled_j_per_image']:.6g}", *cpu_s]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--points", type=int, default=400)
-    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--budgets", action="store_true", help="1, 4 and 16 epochs of each point")
+    parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
+    table = arguments.table or TABLES / f"{'budgets' if arguments.budgets else 'digits'}_table.csv"
+    results, train = (
+        (RESULTS_BY_BUDGET, train_by_budget) if arguments.budgets else (RESULTS, train_in_one)
+    )
 
     dataset, recipe = load_dataset("digits"), Recipe(device="cpu")
     assert depth_bound(dataset, recipe) == DEPTHS[-1]
     done = 0
-    if arguments.table.exists():
-        done = len(arguments.table.read_text().splitlines()) - 1
+    if table.exists():
+        done = len(table.read_text().splitlines()) - 1
     else:
-        arguments.table.write_text(",".join(HYPERPARAMETERS + RESULTS) + "\n")
+        table.write_text(",".join(HYPERPARAMETERS + results) + "\n")
+        options = " --budgets" if arguments.budgets else ""
         info = {
-            "command": f"python tests/benchmarks/{Path(__file__).name}",
+            "command": f"python tests/benchmarks/{Path(__file__).name}{options}",
             "dataset": "scikit-learn digits, load_dataset('digits')",
             "train_size": len(dataset.train),
             "validation_size": len(dataset.validation),
-            "recipe": vars(recipe) | {"epochs": EPOCHS},
+            "recipe": vars(recipe) | {"epochs": BUDGETS if arguments.budgets else EPOCHS},
             "seed": SEED,
             **environment(),
         }
-        arguments.table.with_suffix(".json").write_text(json.dumps(info, indent=2) + "\n")
+        table.with_suffix(".json").write_text(json.dumps(info, indent=2) + "\n")
     for point in points(arguments.points)[done:]:
-        started = time.process_time()
-        row, _, history = run_trial(point, dataset, recipe, SEED)
-        errors = [round(1 - epoch["validation_accuracy"], 4) for epoch in history]
-        errors += [""] * (EPOCHS - len(errors))
-        energy = f"{row['energy_modelled_j_per_image']:.6g}"
-        results = [row["status"], *errors, energy, f"{time.process_time() - started:.1f}"]
-        with open(arguments.table, "a", newline="") as file:
+        found = train(point, dataset, recipe)
+        with open(table, "a", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([point.get(name, "") for name in HYPERPARAMETERS] + results)
+            writer.writerow([point.get(name, "") for name in HYPERPARAMETERS] + found)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Multiply-accumulates of torchvision's networks against PyTorch's own counter, and attention.
+"""Multiply-accumulates of torchvision's and timm's networks against PyTorch's own counter.
 
 Networks and images are on the meta device: shapes and no values, so that this takes seconds.
 """
@@ -29,10 +29,32 @@ def build(name):
         return torchvision.models.get_model(name, weights=None, **options).eval()
 
 
+# Ten designs that torchvision does not have: ghost modules, poolings and multilayer perceptrons as
+# token mixers, local and channel attention, parallel branches of several resolutions.
+TIMM = ("botnet26t_256", "edgenext_xx_small", "ghostnet_050", "halonet26t", "hrnet_w18_small") + (
+    "levit_128s",
+    "mixer_s32_224",
+    "poolformer_s12",
+    "repvgg_a0",
+    "xcit_nano_12_p16_224",
+)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_multiply_accumulates_are_those_of_torchs_counter(name):
-    network = build(name).to("meta")
-    side = 299 if name == "inception_v3" else 224
+    compare(build(name).to("meta"), 299 if name == "inception_v3" else 224)
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_multiply_accumulates_of_timm_are_those_of_torchs_counter(name):
+    """No difference to explain: both see each convolution and each product of matrices."""
+    timm = pytest.importorskip("timm", reason="timm is not installed (pip install timm)")
+    with torch.device("meta"):
+        network = timm.create_model(name, pretrained=False).eval()
+    compare(network, network.default_cfg["input_size"][1])
+
+
+def compare(network, side):
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         network(torch.zeros(1, 3, side, side, device="meta"))

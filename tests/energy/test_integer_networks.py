@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from dsnn_utils.energy import modelled_energy, operation_counts, price_with_integers
+from dsnn_utils.energy import (
+    energy_by_layer,
+    modelled_energy,
+    operation_counts,
+    price_with_integers,
+)
 from dsnn_utils.shift import (
     IntegerSpec,
     ShiftSpec,
@@ -212,6 +217,24 @@ def test_wide_exponents_widen_the_accumulator():
     assert table.loc[table["kind"] == "requantise", "width_bits"].max() == 32 + 14 + 10
     default, integer = (modelled_energy(network, (3, 32, 32), **o) for o in ({}, INTEGER))
     assert integer.energy_modelled_j_per_image > default.energy_modelled_j_per_image
+
+
+def test_energy_layer_by_layer_by_hand(small):
+    """Products, sums and what lies between are those of the tables above."""
+    found = energy_by_layer(small, (2, 4, 4)) / PJ
+    assert found.index.tolist() == ["conv1", "conv2", "linear"]
+    assert found["products"].tolist() == pytest.approx([864 * 0.012, 1296 * 0.012, 6 * 0.012])
+    assert found["sums"].tolist() == pytest.approx([86.4, 129.6, 0.6])
+    # 32 converted, 48 normalised and compared; 48 converted, ..., added, compared and pooled; 3.
+    between = [32 * 4.6 + 48 * 4.7, 48 * (4.6 + 4.6 + 0.9 + 0.1 + 0.9), 3 * 4.6]
+    assert found["between"].tolist() == pytest.approx(between)
+    integer = energy_by_layer(small, (2, 4, 4), prices="qtools", **INTEGER) / PJ
+    assert integer["products"].sum() == pytest.approx((864 + 1296 + 6) * QTOOLS_SHIFT)
+    assert integer.sum().sum() == pytest.approx(306.3847200588, abs=5e-11)
+    plain = build_model("resnet20", 10)  # float32: no layer is converted
+    found, table = energy_by_layer(plain, (3, 32, 32)), operation_counts(plain, (3, 32, 32))
+    assert len(found) == 20
+    assert found.sum().sum() == pytest.approx(table["energy_modelled_j_per_image"].sum())
 
 
 # --- the sceptic's question

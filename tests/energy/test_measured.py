@@ -9,6 +9,7 @@ import pickle
 import socket
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -80,6 +81,7 @@ def test_a_measurement_is_complete_and_consistent(meter):
     assert measurement.emissions_gco2eq == pytest.approx(energy * intensity)
     assert measurement.water_l == pytest.approx(energy * 1.8)
     assert measurement.method == meter.method != "unknown"
+    assert measurement.mode == meter.mode == "process"
     assert "threads" in meter.hardware and "GB RAM" in meter.hardware
 
 
@@ -307,7 +309,7 @@ def test_a_pickled_meter_measures_with_the_same_settings(meter):
 class ScriptedMeter:
     """Gives readings in kWh per window from a list; None stands for an untrusted one."""
 
-    method, hardware = "scripted", "none"
+    method, mode, hardware = "scripted", "process", "none"
 
     def __init__(self, readings):
         self.readings = iter(readings)
@@ -413,6 +415,7 @@ def test_a_summary_has_the_interval_of_the_mean_and_of_the_variation(fast_window
     kwh = [1e-6, 1.1e-6, None, 1.3e-6]
     readings = take_readings({"a": NET}, IMAGES, ScriptedMeter(kwh), rounds=4)
     assert readings["reason"].tolist() == ["", "", "zero", ""]
+    assert set(readings["method"]) == {"scripted"}
     row = summarise_readings(readings).loc["a"]
     trusted = [3.6e4 * k for k in kwh if k]
     mean, half_width, cv = mean_and_half_width(trusted)
@@ -479,3 +482,28 @@ def test_bad_protocol(arguments, message):
 def test_no_images():
     with pytest.raises(ValueError, match="images: must hold at least one image"):
         measure_inference(NET, IMAGES[:0], ScriptedMeter([]))
+
+
+# --- an independent tool
+
+
+def test_zeus_reads_the_same_energy_of_the_processor():
+    """Both read the counters of RAPL, so only the moments of reading and memory's share differ.
+
+    CodeCarbon was reported to be off by a factor of two against other such tools (issue 788).
+    """
+    monitor = pytest.importorskip("zeus.monitor", reason="zeus is not installed")
+    counters = sorted(Path("/sys/class/powercap").glob("intel-rapl:*/energy_uj"))
+    if not counters or not all(os.access(path, os.R_OK) for path in counters):
+        pytest.skip("no energy counter of the processor (RAPL) that can be read")
+    zeus = monitor.ZeusMonitor(gpu_indices=[])
+    with EnergyMeter(tracking_mode="machine") as meter:
+        if "RAPL" not in meter.method:
+            pytest.skip(f"CodeCarbon does not read RAPL here, but uses {meter.method}")
+        zeus.begin_window("work")
+        with meter.measure() as measurement:
+            work(5.0)
+        found = zeus.end_window("work")
+    assert measurement.mode == "machine" and measurement.trusted
+    ratio = 3.6e6 * measurement.energy_measured_kwh / sum(found.cpu_energy.values())
+    assert 0.5 < ratio < 2.5

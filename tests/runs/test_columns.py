@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from dsnn_utils.energy import Measurement, ModelledEnergy
+from dsnn_utils.energy import PRICES, Measurement, ModelledEnergy
 from dsnn_utils.runs import (
     COLUMNS,
     EXTENSIONS,
@@ -16,7 +16,9 @@ from dsnn_utils.runs import (
     cost_among,
     loss_among,
     modelled_energy_among,
+    under_both_prices,
 )
+from dsnn_utils.runs.columns import NEWER_COLUMNS, TRAINING_READINGS
 from dsnn_utils.search import dsnn_space
 
 
@@ -50,15 +52,26 @@ def test_columns_are_named_as_the_code_that_fills_them_names_them():
     assert set(HYPERPARAMETERS) == {*spaces[0], *spaces[1], "data_fraction"}
     assert set(HYPERPARAMETERS) - {*dsnn_space(20, 5, 1), "data_fraction"} == set(EXTENSIONS)
     assert set(MODELLED_ENERGIES) <= {field.name for field in fields(ModelledEnergy)}
-    assert set(MEASURED) <= {field.name for field in fields(Measurement)}
+    assert {*TRAINING_READINGS} <= {field.name for field in fields(Measurement)}
+    assert {*NEWER_COLUMNS} <= {*COLUMNS}
     assert {*HYPERPARAMETERS, *MODELLED_ENERGIES, *MEASURED, *OBJECTIVES} <= set(COLUMNS)
 
 
 def test_loss_cost_and_energy_are_found_among_objectives():
-    compute, with_memory = MODELLED_ENERGIES
+    compute, with_memory, *qtools = MODELLED_ENERGIES
     assert loss_among(["duration_s", "val_cross_entropy"]) == "val_cross_entropy"
     assert loss_among(["duration_s"]) == "loss"
     assert cost_among(["loss", "duration_s", compute]) == "duration_s"
     assert cost_among(["loss"]) == compute
     assert modelled_energy_among(["loss", "emissions_gco2eq"]) == compute
     assert modelled_energy_among([with_memory, "loss"]) == with_memory
+    assert modelled_energy_among(["loss", *qtools]) == qtools[0]
+
+
+def test_an_energy_is_found_under_both_tables_of_prices():
+    compute, with_memory, *qtools = MODELLED_ENERGIES
+    for pair in ((compute, qtools[0]), (with_memory, qtools[1])):
+        for energy in pair:
+            assert under_both_prices(energy) == dict(zip(PRICES, pair, strict=True))
+    with pytest.raises(ValueError, match="energy='loss': must be one of energy_modelled"):
+        under_both_prices("loss")

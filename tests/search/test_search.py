@@ -20,10 +20,19 @@ import pytest
 
 from dsnn_utils.analysis import pareto_front, read_seed_configurations
 from dsnn_utils.runs import COLUMNS, read_settings, read_trials
-from dsnn_utils.search import STRATEGIES, SearchSettings, hyperband_plan, make_fidelity, search
+from dsnn_utils.runs.columns import QTOOLS_ENERGIES
+from dsnn_utils.search import (
+    STRATEGIES,
+    SearchSettings,
+    energy_function,
+    hyperband_plan,
+    make_fidelity,
+    search,
+)
 from dsnn_utils.search.execution import run_safely
 from dsnn_utils.search.loop import costs
 from dsnn_utils.search.strategies import MULTI_FIDELITY
+from dsnn_utils.shift import build_model
 from dsnn_utils.training import Diverged
 
 OBJECTIVES = ("loss", "energy_modelled_j_per_image")
@@ -116,9 +125,25 @@ def test_every_strategy_fills_the_table(strategy, tmp_path):
 
 def test_known_energy_chooses_the_depth_too(tmp_path):
     trials = run(tmp_path, evaluate=Known(synthetic))
-    assert trials["origin"].tolist() == ["default"] * 5 + ["initial"] * 8 + ["model"] * 13
+    assert trials["origin"].tolist() == ["default"] * 5 + ["initial"] * 3 + ["model"] * 18
     chosen = trials[trials["origin"] != "default"]
     assert chosen["shift_depth"].nunique() > 5  # any depth, not only the rungs
+
+
+def test_an_energy_under_the_other_prices_is_known_beforehand_as_well(tmp_path):
+    """The objective of qtools, of a target function that has trained nothing."""
+    energy = QTOOLS_ENERGIES[1]
+    energy_of = energy_function(build_model("resnet20", 10, 1), (1, 8, 8), energy)
+
+    class Target(Known):
+        def energy_of(self, objective):
+            assert objective == energy
+            return energy_of
+
+    target = Target(lambda point, seed: synthetic(point, seed) | {energy: energy_of(point)})
+    trials = run(tmp_path, evaluate=target, objectives=["loss", energy], n_trials=16)
+    assert trials["origin"].tolist() == ["default"] * 5 + ["initial"] * 8 + ["model"] * 3
+    assert trials[energy].notna().all()
 
 
 @pytest.mark.parametrize("strategy", MULTI_FIDELITY)

@@ -10,13 +10,16 @@ from torch import nn
 
 from dsnn_utils import convert_to_shift
 from dsnn_utils.energy import EnergyMeter, modelled_energy
-from dsnn_utils.runs import COLUMNS, to_python
-from dsnn_utils.runs.columns import MODELLED_ENERGIES
+from dsnn_utils.paths import project_root
+from dsnn_utils.runs import COLUMNS, HYPERPARAMETERS, read_trials, to_python
+from dsnn_utils.runs.columns import MODELLED_ENERGIES, QTOOLS_ENERGIES
+from dsnn_utils.runs.table import to_records
 from dsnn_utils.search import (
     Recipe,
     TargetFunction,
     build_network,
     check_files,
+    complete_energies,
     depth_bound,
     dsnn_space,
     energy_function,
@@ -24,7 +27,7 @@ from dsnn_utils.search import (
     run_trial,
     to_spec,
 )
-from dsnn_utils.shift import build_model
+from dsnn_utils.shift import build_model, convert_to_integer
 from dsnn_utils.training import evaluate, load_dataset, load_network, seed_everything, train
 
 
@@ -100,8 +103,12 @@ def test_data_fraction_trains_on_less(digits):
 def test_measured_energy_is_in_its_own_columns(digits):
     with EnergyMeter(carbon_intensity_gco2eq_per_kwh=400.0) as meter:
         row, _, _ = run_trial(POINT | {"epochs": 3}, digits, RECIPE, meter=meter)
-    assert row["energy_measured_method"]
-    if "energy_measured_kwh" in row:  # trusted: long enough, and read
+    assert row["energy_measured_method"] and row["energy_measured_mode"] == "process"
+    # One validation of the last epoch is less than the training with all of its validations.
+    assert 0 < row["energy_measured_last_validation_kwh"] < 0.01
+    if row["energy_measured_kwh"] is not None:
+        assert row["energy_measured_last_validation_kwh"] < row["energy_measured_kwh"] / 3
+    if row["energy_measured_kwh"] is not None:  # trusted: long enough, and read
         assert 0 < row["energy_measured_kwh"] < 0.01
         assert math.isclose(row["emissions_gco2eq"], 400 * row["energy_measured_kwh"], rel_tol=1e-6)
     else:
@@ -176,6 +183,41 @@ def test_energy_known_beforehand_is_that_of_the_network_in_every_space(digits, o
             assert energy_of(point) == pytest.approx(expected, rel=1e-12)
 
 
+def _without_qtools(name):
+    trials = read_trials(project_root() / "figures" / name).head(40)
+    assert not set(QTOOLS_ENERGIES) & set(trials)  # of an earlier version
+    return trials
+
+
+@pytest.mark.parametrize("name", ["demo", "cifar10_few_bits", "cifar10_mobilenetv2"])
+def test_an_older_table_is_completed_from_its_configurations(name):
+    trials = _without_qtools(name)
+    complete = complete_energies(trials)
+    assert complete[trials.columns].equals(trials)
+    shape = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}[trials["dataset"][0]]
+    plain = build_model(trials["model"][0], 10, shape[0])
+    for row in to_records(complete.sample(5, random_state=0, replace=True)):
+        spec = to_spec({n: v for n, v in row.items() if n in HYPERPARAMETERS})
+        convert = convert_to_shift if row["arithmetic"] == "shift" else convert_to_integer
+        expected = modelled_energy(convert(plain, row["shift_depth"], spec), shape)
+        for energy in MODELLED_ENERGIES:
+            assert row[energy] == pytest.approx(getattr(expected, energy), rel=1e-9)
+
+
+def test_completing_keeps_what_is_there_and_invents_nothing():
+    trials = _without_qtools("demo").assign(**{QTOOLS_ENERGIES[0]: 1.0})
+    trials.loc[3, list(MODELLED_ENERGIES[:2])] = math.nan  # crashed before it was built
+    trials.loc[1:, QTOOLS_ENERGIES[0]] = math.nan
+    complete = complete_energies(trials)
+    assert complete.loc[3, list(QTOOLS_ENERGIES)].isna().all()
+    assert complete.drop(3)[list(QTOOLS_ENERGIES)].notna().all(axis=None)
+    assert complete_energies(complete).equals(complete)
+    with pytest.raises(ValueError, match="input_shape=None: must be given, faces is no known"):
+        complete_energies(trials.assign(dataset="faces"))
+    with pytest.raises(ValueError, match=r"input_shape=\(1, 16, 16\).*must be those of the table"):
+        complete_energies(trials, (1, 16, 16))
+
+
 def test_a_trial_leaves_a_network_and_the_next_starts_from_it(digits, tmp_path):
     target = TargetFunction(
         digits, RECIPE, checkpoints=tmp_path / "checkpoints", networks=tmp_path / "networks"
@@ -204,3 +246,22 @@ def test_a_trial_leaves_a_network_and_the_next_starts_from_it(digits, tmp_path):
 def test_no_epochs_are_no_trial(digits):
     with pytest.raises(ValueError, match="epochs=0: must be at least 1"):
         run_trial(published_default(20) | {"epochs": 0}, digits, Recipe())
+
+
+def test_a_training_whose_network_cannot_be_saved_is_not_lost(digits, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    target = TargetFunction(
+        digits, RECIPE, checkpoints=tmp_path / "checkpoints", networks=tmp_path / "networks"
+    )
+    with monkeypatch.context() as broken:
+        broken.setattr("dsnn_utils.search.trial.save_network", fail)
+        with pytest.raises(OSError):
+            target(POINT, 3)
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    assert checkpoint.stat().st_size > 0
+    # The training is not repeated: all its epochs are there.
+    monkeypatch.setattr("dsnn_utils.training.loop.fitting", None)
+    assert target(POINT, 3)["status"] == "SUCCESS"
+    assert not checkpoint.exists()

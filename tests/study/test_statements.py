@@ -8,6 +8,7 @@ from dsnn_utils.study import dominating_default, findings
 from dsnn_utils.study.statements import FINDINGS
 
 ENERGY = "energy_modelled_j_per_image"
+QTOOLS = "energy_modelled_qtools_j_per_image"
 
 
 def trials() -> pd.DataFrame:
@@ -89,6 +90,22 @@ def test_finals_decide_by_test_accuracy_and_energy():
     assert len(dominating_default(default_only, ENERGY)[1]) == 0
     with pytest.raises(ValueError, match="must have a tested network of origin 'default'"):
         dominating_default(FINALS[FINALS["origin"] != "default"], ENERGY)
+
+
+def test_both_tables_of_prices_are_asked_and_have_to_agree():
+    """Under the other prices the better network needs more than the default."""
+    assert set(findings(trials())["prices"]) == {"horowitz"}  # a table without the others
+    agreeing = trials().assign(**{QTOOLS: trials()[ENERGY]})
+    assert set(by_check(findings(agreeing))["prices"]) == {"either"}
+    dearer = trials().assign(**{QTOOLS: [2e-5, 2.1e-5, 2e-4]})
+    row = by_check(findings(dearer)).loc["_default_dominated"]
+    assert row["holds"] is None and row["prices"] == "horowitz and qtools disagree"
+    assert row["ours"].startswith("horowitz: trial 1 of seed 0 dominates it")
+    assert "; qtools: no trial dominates it" in row["ours"]
+    tested = FINALS.assign(**{QTOOLS: FINALS[ENERGY] * 1.1})
+    row = by_check(findings(dearer, finals=tested)).loc["_default_dominated"]
+    assert row["holds"] is True and row["prices"] == "horowitz and qtools"
+    assert "at 10.0 µJ" in row["ours"] and "at 11.0 µJ" in row["ours"]
 
 
 def test_transfer_is_asked_of_its_own_table():

@@ -184,41 +184,6 @@ def test_image_size_resizes(tmp_path):
     assert larger.train.images.double().mean().item() == pytest.approx(original, rel=0.02)
 
 
-def test_cache_is_used_and_rebuilt(tmp_path, monkeypatch):
-    folder = draw_folder(tmp_path / "pets")
-    first = load_dataset(folder, root=tmp_path)
-    (cache,) = (tmp_path / "cache").iterdir()
-
-    with monkeypatch.context() as patch:  # no image can be opened now
-        patch.setattr(Image, "open", lambda _: pytest.fail("decoded again"))
-        assert rows(load_dataset(folder, root=tmp_path).train) == rows(first.train)
-
-    content = cache.read_bytes()
-    for broken in (b"", b"nonsense", content[: len(content) // 2]):
-        cache.unlink()  # the first data set still reads from the old file
-        cache.write_bytes(broken)
-        assert rows(load_dataset(folder, root=tmp_path).train) == rows(first.train)
-        assert cache.stat().st_size > len(content) // 2
-
-    monkeypatch.chdir(tmp_path)  # the same place by another name
-    with monkeypatch.context() as patch:
-        patch.setattr(Image, "open", lambda _: pytest.fail("decoded again"))
-        load_dataset("pets", root=".")
-
-    Image.new("RGB", (12, 12)).save(folder / "train" / "cat" / "0.png")
-    assert rows(load_dataset(folder, root=tmp_path).test) != rows(first.test) or rows(
-        load_dataset(folder, root=tmp_path).train
-    ) != rows(first.train)
-    assert list((tmp_path / "cache").iterdir()) == [cache]  # replaced; no temporary file left
-
-
-def test_without_a_writable_cache_it_still_loads(tmp_path):
-    folder = draw_folder(tmp_path / "pets")
-    (tmp_path / "file").write_text("")
-    with pytest.warns(UserWarning, match="not cached"):
-        assert len(load_dataset(folder, root=tmp_path / "file").train) == 13
-
-
 def test_a_constant_channel_does_not_divide_by_zero(tmp_path):
     folder = tmp_path / "red"
     for label in "ab":

@@ -1,6 +1,7 @@
 """Saved networks: the same outputs to the last bit, without the script that made them."""
 
 import json
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 import torch
@@ -140,3 +141,12 @@ def test_the_metadata_are_plain_json(digits, tmp_path):
     size = int.from_bytes(path.read_bytes()[:8], "little")
     about = json.loads(json.loads(path.read_bytes()[8 : 8 + size])["__metadata__"]["dsnn_utils"])
     assert about["layers"]["linear"]["shift_type"] == "PS" and len(about["layers"]) == 5
+
+
+def test_a_checkout_that_was_never_installed_saves_networks_too(digits, tmp_path, monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("dsnn_utils.training.networks.version", missing)
+    path = save_network(networks()["plain"], tmp_path / "n.safetensors", digits, "resnet20")
+    assert load_network(path).classes == digits.classes

@@ -20,7 +20,7 @@ from dsnn_utils.training import (
     seed_everything,
     train,
 )
-from dsnn_utils.training.loop import Ranger, _batch, _bfloat16, _normaliser
+from dsnn_utils.training.loop import Ranger, _augment, _bfloat16, _normaliser
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +277,7 @@ def test_augmentation_is_crop_and_flip_and_nothing_else(shape, flip):
     border_y, border_x = max(1, height // 8), max(1, width // 8)
     images = torch.randint(1, 256, (4, *shape), dtype=torch.uint8)
     indices = torch.tensor([2, 0, 3, 1]).repeat(200)
-    batch = _batch(images, indices, flip, torch.Generator().manual_seed(0))
+    batch = _augment(images[indices], flip, torch.Generator().manual_seed(0))
     assert batch.shape == (800, *shape) and batch.dtype == torch.uint8
 
     padded = F.pad(images, (border_x, border_x, border_y, border_y))
@@ -295,7 +295,6 @@ def test_augmentation_is_crop_and_flip_and_nothing_else(shape, flip):
     assert {x for _, _, x, _ in found} == set(range(2 * border_x + 1))
     mirrored = sum(m for *_, m in found)
     assert (300 < mirrored < 500) if flip else mirrored == 0
-    assert torch.equal(_batch(images, indices, flip, None), images[indices])
 
 
 def test_images_are_normalised_into_channels_last():
@@ -450,3 +449,10 @@ def test_a_training_of_one_or_two_steps_learns(few, size, epochs):
     assert history[-1]["lr"] == 0.1
     change = (model[0].weight - before["0.weight"]).abs().max()
     assert change > 1e-4
+
+
+def test_cuda_graphs_need_a_gpu(digits):
+    with pytest.raises(ValueError, match="cuda_graphs=True: must be False on a CPU"):
+        train(
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), digits, cuda_graphs=True, device="cpu"
+        )
