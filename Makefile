@@ -72,6 +72,7 @@ bench-search: environment
 bench: environment
 	@$(python) tests/benchmarks/bench_training.py $(if $(DEEPSHIFT),--deepshift $(DEEPSHIFT))
 	@$(python) tests/benchmarks/bench_energy.py
+	@$(python) tests/benchmarks/bench_inference.py
 
 # On a machine with a GPU: the tests for it, the speed of training, and the full trainings at few
 # bits, eight side by side. DATA=folder or zip with CIFAR-10, else torchvision downloads it.

@@ -45,7 +45,7 @@ def export_onnx(saved: SavedNetwork, path: str | Path, form: str = "qdq") -> Pat
 
     Raises ValueError for a layer that the form cannot hold exactly (its name and the reason are
     told), an activation format that was not fitted, or a network PyTorch cannot export;
-    ModuleNotFoundError without the package `onnx`.
+    ModuleNotFoundError without the packages of the extra `deploy`.
     """
     require_choice("form", form, FORMS)
     require(
@@ -55,6 +55,9 @@ def export_onnx(saved: SavedNetwork, path: str | Path, form: str = "qdq") -> Pat
     require(
         hasattr(torch.onnx, "ops"), f"torch {torch.__version__}: must be 2.8 or newer to export"
     )
+    import onnx  # noqa: F401  # PyTorch's exporter needs both
+    import onnxscript  # noqa: F401
+
     check_fitted(saved.network)
     network = copy.deepcopy(saved.network).cpu().float().eval()
     shape = (len(saved.mean), *saved.image_size)
@@ -119,8 +122,6 @@ def _export(network: nn.Module, example: Tensor, dynamic_shapes):
                 verbose=False,
                 **names,
             )
-    except ModuleNotFoundError:
-        raise
     except Exception as error:  # of many kinds: it runs the network's own code
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"saved: must be a network that PyTorch can export ({reason})") from error

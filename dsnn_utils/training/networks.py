@@ -23,6 +23,7 @@ from dsnn_utils.shift.specs import IntegerSpec, ShiftSpec
 from dsnn_utils.training.data import Dataset
 
 KEY = "dsnn_utils"
+FACTS = ("model", "in_channels", "layers", "classes", "mean", "std", "image_size", "row")
 SPECS = {spec.arithmetic: spec for spec in (ShiftSpec, IntegerSpec)}
 
 
@@ -113,9 +114,12 @@ def load_network(path: str | Path, network: nn.Module | None = None) -> SavedNet
         )
         network = build_model(about["model"], len(about["classes"]), about["in_channels"])
     specs = {}
-    for layer, spec in about["layers"].items():
-        fields = dict(spec)
-        specs[layer] = SPECS[fields.pop("arithmetic")](**fields)
+    try:
+        for layer, spec in about["layers"].items():
+            fields = dict(spec)
+            specs[layer] = SPECS[fields.pop("arithmetic")](**fields)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{name}: is damaged: the format of a layer is none ({error})") from error
     try:
         network = convert_layers(network, specs)
         network.load_state_dict(tensors)
@@ -147,6 +151,8 @@ def _read(path: Path, name: str) -> tuple[dict, dict[str, Tensor]]:
         changed = metadata.get("sha256", "none") not in ("none", _checksum(text, tensors))
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"{name}: is damaged or not by save_network ({error})") from error
+    known = isinstance(about, dict) and set(FACTS) <= set(about)
+    require(known, f"{name}: is damaged or not by save_network (its metadata are incomplete)")
     require(not changed, f"{name}: is damaged: its checksum is that of other content")
     return about, tensors
 

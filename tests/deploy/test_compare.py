@@ -1,5 +1,8 @@
 """One network computed in every way there is, and what it weighs."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -54,6 +57,21 @@ def test_without_the_extra_pytorch_remains(pair, tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "export_onnx", missing)
     saved, plain, images = pair
     assert len(ways_to_compute(saved, plain, images, tmp_path)) == 3
+
+
+def test_the_package_imports_without_the_extra():
+    code = """
+import sys
+sys.modules.update(dict.fromkeys(("onnx", "onnxscript", "onnxruntime", "openvino", "qonnx")))
+import dsnn_utils.deploy
+from dsnn_utils.training import SavedNetwork
+try:
+    dsnn_utils.export_onnx(SavedNetwork(None, None, (), (), (), (8, 8), {}), "x.onnx")
+except ModuleNotFoundError as error:
+    print(error.name)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout == "onnx\n", result.stderr
 
 
 def test_packed_bytes_by_hand():

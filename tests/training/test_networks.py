@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -101,6 +102,24 @@ def test_what_save_network_did_not_write_is_refused(digits, tmp_path):
     path.write_bytes(whole.replace(b"resnet20", b"resnet21", 1))
     with pytest.raises(ValueError, match="its checksum is that of other content"):
         load_network(path)
+
+
+def test_metadata_that_somebody_rewrote_are_refused(digits, tmp_path):
+    path = save_network(networks()["published"], tmp_path / "n.safetensors", digits, "resnet20")
+    with safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()["dsnn_utils"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    for text, message in (
+        ("[]", "its metadata are incomplete"),
+        (json.dumps({k: v for k, v in about.items() if k != "std"}), "metadata are incomplete"),
+        (json.dumps(about | {"layers": {"linear": {"arithmetic": "x"}}}), "format of a layer"),
+        (json.dumps(about | {"layers": {"linear": {}}}), "the format of a layer is none"),
+        (json.dumps(about | {"model": "resnet21"}), "model='resnet21': must be one of"),
+        (json.dumps(about | {"classes": ["a", "b"]}), "does not fit the network given"),
+    ):
+        save_file(tensors, path, {"dsnn_utils": text})
+        with pytest.raises(ValueError, match=message):
+            load_network(path)
 
 
 def test_a_pickle_is_not_opened(tmp_path):
