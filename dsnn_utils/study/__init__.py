@@ -13,6 +13,7 @@ from dsnn_utils.study.tables import (
     prices_table,
     tables_beside,
 )
+from dsnn_utils.study.wired import read_adders
 
 __all__ = [
     "PUBLISHED",
@@ -31,6 +32,7 @@ __all__ = [
     "price_claims",
     "prices_table",
     "published",
+    "read_adders",
     "read_comparison",
     "read_digits_table",
     "tables_beside",
