@@ -78,8 +78,8 @@ def test_installed_versions_are_within_the_bounds():
 def test_third_party_imports_of_the_package_are_declared():
     declared = {requirement.name.lower().replace("-", "_") for requirement in requirements()}
     declared |= {"sklearn", "yaml", "dsnn_utils"}
-    # by torchvision, papermill, nbconvert, jupyterlab, smac and codecarbon, in this order
-    brought_along = {"PIL", "traitlets", "jinja2", "IPython", "dask", "cpuinfo"}
+    # by torchvision, papermill, nbconvert, jupyterlab, smac, codecarbon and botorch, in this order
+    brought_along = {"PIL", "traitlets", "jinja2", "IPython", "dask", "cpuinfo", "gpytorch"}
     for path in (ROOT / "dsnn_utils").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAX_BYTES = 1_000_000
 MAX_CODE_LINES = 25
-MAX_PARAMETERS = 32
+MAX_PARAMETERS = 40
 COST = re.compile(r"\b(?:cost|takes)\b.*\b(?:s|min|h|seconds?|minutes?|hours?)\b", re.I)
 # Home folders, temporary folders and kernel files of whoever executed the notebook.
 MACHINE_PATH = re.compile(r"(?<![\w.<~/])/(?:home|root|Users|tmp|work|mnt|private|var)/[\w.-]+")

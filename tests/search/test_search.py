@@ -117,7 +117,7 @@ def test_every_strategy_fills_the_table(strategy, tmp_path):
         promoted = trials[trials["origin"] == "promoted"]
         assert len(promoted) > 0
     else:
-        assert trials["shift_depth"].nunique() > 8
+        assert trials["shift_depth"].nunique() > len(rungs)  # others than the default's
     # The front over (configuration, depth) is the brute-force one.
     values = trials[list(OBJECTIVES)].to_numpy()
     dominated = [
@@ -152,7 +152,9 @@ def test_an_energy_under_the_other_prices_is_known_beforehand_as_well(tmp_path):
 
     target = Target(lambda point, seed: synthetic(point, seed) | {energy: energy_of(point)})
     trials = run(tmp_path, evaluate=target, objectives=["loss", energy], n_trials=16)
-    assert trials["origin"].tolist() == ["default"] * 5 + ["initial"] * 8 + ["model"] * 3
+    origins = trials["origin"].tolist()
+    assert origins[:8] == ["default"] * 5 + ["initial"] * 3
+    assert set(origins[8:]) <= {"model", "promoted"}
     assert trials[energy].notna().all()
 
 
