@@ -10,11 +10,11 @@ import warnings
 import psutil
 import pytest
 import torch
-from test_search import failing, run, synthetic
+from test_search import INSTALLED, failing, run, synthetic
 
 from dsnn_utils.energy import EnergyMeter
 from dsnn_utils.runs import read_trials
-from dsnn_utils.search import STRATEGIES, SearchSettings, execution, loop
+from dsnn_utils.search import SearchSettings, execution, loop
 from dsnn_utils.search.execution import InProcess, make_executor, run_safely
 
 
@@ -71,7 +71,7 @@ def stop_after(count):
     return on_trial
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", INSTALLED)
 def test_a_parallel_run_resumes_with_any_number_of_workers(strategy, tmp_path, shuffled):
     """Replaying what is recorded asks every strategy for just the trials it had proposed."""
     before = ""
@@ -94,7 +94,7 @@ def test_a_parallel_run_resumes_with_any_number_of_workers(strategy, tmp_path, s
     assert not (tmp_path / "running.json").exists()
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", INSTALLED)
 def test_more_workers_than_trials_before_the_model(strategy, tmp_path, shuffled):
     shuffled(26)
     trials = run(tmp_path, strategy=strategy)
