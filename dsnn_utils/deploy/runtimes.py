@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dsnn_utils.checks import check_integer, require, require_choice
 from dsnn_utils.deploy.export import checksum, probe
-from dsnn_utils.training.networks import KEY, SavedNetwork
+from dsnn_utils.training.networks import KEY, SavedNetwork, saved_network
 
 RUNTIMES = ("onnxruntime", "openvino", "qonnx")
 # Of the largest logit. A float32 batch norm may round otherwise and an activation be a step off;
@@ -110,12 +110,4 @@ def load_onnx(
         share = (off / expected.abs().max().clamp(min=1e-30)).item()
         right = share <= TOLERATED_SHARE
         require(right, f"runtime={runtime!r}: computes other logits, off by {100 * share:.3g} %")
-    return SavedNetwork(
-        network,
-        about["model"],
-        tuple(about["classes"]),
-        tuple(about["mean"]),
-        tuple(about["std"]),
-        tuple(about["image_size"]),
-        about["row"],
-    )
+    return saved_network(network, about)

@@ -1,7 +1,7 @@
 """Training steps on a GPU as CUDA graphs: recorded once and replayed.
 
-A step of a network of shift layers is about a thousand small kernels. Launching them one by one
-from Python takes several times as long as computing them; a recording is launched as a whole.
+A step of a network of shift layers is many small kernels. Launching them one by one from Python
+takes longer than computing them; a recording is launched as a whole.
 """
 
 import gc

@@ -125,8 +125,13 @@ def load_network(path: str | Path, network: nn.Module | None = None) -> SavedNet
         network.load_state_dict(tensors)
     except (AttributeError, KeyError, RuntimeError) as error:
         raise ValueError(f"{name}: does not fit the network given: {error}") from error
+    return saved_network(network.eval(), about)
+
+
+def saved_network(network: nn.Module, about: Mapping) -> SavedNetwork:
+    """The network with the facts of its file's metadata."""
     return SavedNetwork(
-        network.eval(),
+        network,
         about["model"],
         tuple(about["classes"]),
         tuple(about["mean"]),

@@ -117,7 +117,8 @@ def test_every_strategy_fills_the_table(strategy, tmp_path):
         promoted = trials[trials["origin"] == "promoted"]
         assert len(promoted) > 0
     else:
-        assert trials["shift_depth"].nunique() > len(rungs)  # others than the default's
+        # GPSampler soon keeps to the depths it likes, but it has tried others than the default's.
+        assert trials["shift_depth"].nunique() > (len(rungs) if strategy == "gp" else 8)
     # The front over (configuration, depth) is the brute-force one.
     values = trials[list(OBJECTIVES)].to_numpy()
     dominated = [
