@@ -8,8 +8,10 @@ import math
 import operator
 from collections.abc import Iterable, Sequence
 from numbers import Real
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:  # it takes half a second, and parameters are checked before anything slow
+    import pandas as pd
 
 
 def require(condition, message: str) -> None:
@@ -54,7 +56,7 @@ def check_number(name: str, value: float, minimum: float) -> None:
         raise ValueError(f"{name}={value!r}: must be a finite number of at least {minimum}")
 
 
-def require_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
+def require_columns(table: "pd.DataFrame", columns: Sequence[str]) -> None:
     """One ValueError that names every column of `columns` missing from `table`."""
     missing = [column for column in columns if column not in table.columns]
     if missing:

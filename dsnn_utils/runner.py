@@ -22,7 +22,7 @@ from pathlib import Path
 from dsnn_utils.parameters import (
     all_notebooks,
     assign,
-    check_parameters,
+    check_notebook,
     declared_parameters,
     load_profile,
 )
@@ -58,7 +58,7 @@ def run_notebook(
     to there). Not for threads: papermill changes the process's working directory meanwhile.
     """
     path, output = Path(path), Path(output)
-    parameters = check_parameters(path, parameters or {})
+    parameters = check_notebook(path, parameters or {})
     _make_folder(output.parent)
 
     import papermill
@@ -255,9 +255,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    import nbformat
-    import pandas as pd
-
     notebooks = [_find(name) for name in options.notebooks] or all_notebooks()
     if not notebooks:
         raise ValueError(f"notebooks={str(project_root() / 'notebooks')!r}: must hold notebooks")
@@ -265,6 +262,9 @@ def _run(options: argparse.Namespace) -> None:
     out = Path(os.path.abspath(out))
     plan = _plan(options, notebooks, out)  # everything is checked before the first notebook runs
     _make_folder(out)
+
+    import nbformat
+    import pandas as pd
 
     rows = []
     for position, notebook in enumerate(notebooks, start=1):
@@ -301,7 +301,7 @@ def _plan(options: argparse.Namespace, notebooks: list[Path], out: Path) -> dict
     profile = load_profile(options.profile) if options.profile else {}
     if "run_dir" in profile or "run_dir" in dict(options.parameters):
         raise ValueError("run_dir: must be left out, the runner takes it from --out")
-    plan = assign(profile, list(dict.fromkeys([*all_notebooks(), *notebooks])))
+    plan = assign(profile, notebooks, all_notebooks())
     overrides = assign(dict(options.parameters), notebooks)
     for notebook in notebooks:
         plan[notebook.stem] |= overrides[notebook.stem]
@@ -309,6 +309,7 @@ def _plan(options: argparse.Namespace, notebooks: list[Path], out: Path) -> dict
             # Relative where possible: an executed notebook then names no path of this machine.
             run_dir = out.relative_to(root) if out.is_relative_to(root) else out
             plan[notebook.stem]["run_dir"] = run_dir.as_posix()
+        check_notebook(notebook, plan[notebook.stem])
     return plan
 
 

@@ -1,7 +1,6 @@
 """Analysis of a trials table: fronts, choosing from them, importance, fidelity, seeds."""
 
 from dsnn_utils.analysis.choosing import (
-    CHOICE_RULES,
     accuracy_drop,
     best_dominating_default,
     choose,
@@ -31,7 +30,6 @@ from dsnn_utils.analysis.trainings import (
 
 __all__ = [
     "TRAINING_FIDELITIES",
-    "CHOICE_RULES",
     "ablation_path",
     "accuracy_by_format",
     "accuracy_drop",

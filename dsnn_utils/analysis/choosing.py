@@ -1,6 +1,7 @@
 """Choosing a solution from the front, and what is known of the one chosen."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from dsnn_utils.analysis.fronts import pareto_front
-from dsnn_utils.checks import require_choice, require_columns
+from dsnn_utils.checks import require_columns
+from dsnn_utils.limits import Range, check_limits, check_range, check_rule
 from dsnn_utils.runs.columns import (
     COMPUTE_ENERGY,
     DEFAULT_OBJECTIVES,
@@ -26,8 +28,6 @@ from dsnn_utils.runs.rows import (
 )
 from dsnn_utils.runs.table import json_value, read_trials, to_records
 from dsnn_utils.search.space import known_good_configurations
-
-CHOICE_RULES = ("knee", "dominates_default", "energy_budget", "accuracy_floor")
 
 
 def knee(front: pd.DataFrame, objectives: Sequence[str] = DEFAULT_OBJECTIVES) -> pd.Series:
@@ -80,22 +80,20 @@ def choose(
 
     Raises ValueError for an unknown rule, a missing or useless limit, or when no row qualifies.
     """
-    require_choice("rule", rule, CHOICE_RULES)
+    check_rule(rule, energy_budget=energy_budget, accuracy_floor=accuracy_floor)
     if rule == "knee":
         return knee(trials, objectives)
     if rule == "dominates_default":
         return best_dominating_default(trials, objectives)
     rows, cost = successful(trials, objectives), cost_among(objectives)
     if rule == "energy_budget":
-        if energy_budget is None or not energy_budget > 0:
-            raise ValueError(f"energy_budget={energy_budget}: must be a positive number")
+        check_range("energy_budget", energy_budget, Range(0, math.inf, excluded=(0,)))
         rows = rows[rows[cost] <= energy_budget]
         order, limit = [loss_among(objectives), cost], f"energy_budget={energy_budget}"
         possible = f"at least the lowest {cost} of the table"
     else:
         require_columns(trials, ["val_accuracy"])
-        if accuracy_floor is None or not 0 <= accuracy_floor <= 1:
-            raise ValueError(f"accuracy_floor={accuracy_floor}: must be from 0 to 1")
+        check_limits(accuracy_floor=accuracy_floor)
         rows = rows[rows["val_accuracy"] >= accuracy_floor]
         order = [cost, loss_among(objectives)]
         limit = f"accuracy_floor={accuracy_floor}"

@@ -11,7 +11,7 @@ from dsnn_utils.energy.emissions import (
     search_energy_kwh,
     training_modelled_kwh,
 )
-from dsnn_utils.energy.measured import MIN_DURATION_S, EnergyMeter, Measurement
+from dsnn_utils.energy.measured import EnergyMeter, Measurement
 from dsnn_utils.energy.modelled import (
     BETWEEN_LAYERS,
     ModelledEnergy,
@@ -30,6 +30,7 @@ from dsnn_utils.energy.readings import (
     summarise_readings,
     take_readings,
 )
+from dsnn_utils.limits import MIN_DURATION_S
 
 __all__ = [
     "BETWEEN_LAYERS",

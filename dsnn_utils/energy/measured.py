@@ -19,11 +19,10 @@ import torch
 
 from dsnn_utils.checks import check_number
 from dsnn_utils.energy.emissions import grid_intensity_gco2eq_per_kwh
+from dsnn_utils.limits import MIN_DURATION_S, check_limits
 
 if TYPE_CHECKING:  # a slow import, done where it is used
     from codecarbon import OfflineEmissionsTracker
-
-MIN_DURATION_S = 0.5  # below this CodeCarbon's readings are dominated by their own resolution
 
 
 @dataclass
@@ -87,8 +86,7 @@ class EnergyMeter:
             ("wue_l_per_kwh", wue_l_per_kwh, 0),
         ):
             check_number(name, value, minimum)
-        if tracking_mode not in ("process", "machine"):
-            raise ValueError(f"tracking_mode={tracking_mode!r}: must be 'process' or 'machine'")
+        check_limits(tracking_mode=tracking_mode)
         self.mode = tracking_mode
         self.export_dir = None if export_dir is None else _writable_directory(export_dir)
         # Every setting that could reach the network, a file or a lock is given explicitly, as

@@ -13,7 +13,8 @@ from torch import nn
 
 from dsnn_utils.checks import check_number
 from dsnn_utils.energy.emissions import J_PER_KWH
-from dsnn_utils.energy.measured import MIN_DURATION_S, EnergyMeter, _wait_for_gpu
+from dsnn_utils.energy.measured import EnergyMeter, _wait_for_gpu
+from dsnn_utils.limits import MIN_DURATION_S
 from dsnn_utils.shift.modes import eval_mode
 
 

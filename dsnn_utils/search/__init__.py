@@ -1,5 +1,6 @@
 """The search: a space, strategies that propose from it, trials, and the loop that runs them."""
 
+from dsnn_utils.limits import STRATEGIES
 from dsnn_utils.search.given import (
     complete_points,
     grid_points,
@@ -17,7 +18,7 @@ from dsnn_utils.search.space import (
     space_table,
     to_spec,
 )
-from dsnn_utils.search.strategies import STRATEGIES, hyperband_plan
+from dsnn_utils.search.strategies import hyperband_plan
 from dsnn_utils.search.trial import (
     Recipe,
     TargetFunction,

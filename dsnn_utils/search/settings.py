@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 
 from ConfigSpace import ConfigurationSpace
 
-from dsnn_utils.checks import check_integer, require_choice
+from dsnn_utils.limits import MULTI_FIDELITY, check_budgets, check_limits, limited_integer
 from dsnn_utils.runs.columns import MODELLED_ENERGIES, check_objectives
 from dsnn_utils.runs.table import to_python
 from dsnn_utils.search.space import (
@@ -16,7 +16,7 @@ from dsnn_utils.search.space import (
     make_fidelity,
     without_inactive,
 )
-from dsnn_utils.search.strategies import MULTI_FIDELITY, STRATEGIES, make_strategy
+from dsnn_utils.search.strategies import make_strategy
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class SearchSettings:
     budgets: Sequence[int] = ()
 
     def __post_init__(self):
-        require_choice("strategy", self.strategy, STRATEGIES)
-        check_integer("seed", self.seed, 0)  # before ConfigSpace, which would not name it
+        check_limits(strategy=self.strategy)
+        limited_integer("seed", self.seed)  # before ConfigSpace, which would not name it
         space = self._space()  # checks what else it is made from
         levels = self.levels  # checks fidelity and min_fidelity
         if not self.multi_fidelity and levels.name != "shift_depth":
@@ -70,8 +70,8 @@ class SearchSettings:
                 "searches shift depth as a hyperparameter; must be 'shift_depth', or the strategy "
                 f"one of {', '.join(MULTI_FIDELITY)}"
             )
-        for name, least in (("eta", 2), ("n_initial", 1), ("seed", 0)):
-            check_integer(name, getattr(self, name), least)
+        for name in ("eta", "n_initial"):
+            limited_integer(name, getattr(self, name))
         for name in ("max_depth", "epochs", "min_epochs", "eta", "n_initial", "seed"):
             if getattr(self, name) is not None:  # NumPy's integers have no JSON
                 self._set(name, int(getattr(self, name)))
@@ -89,13 +89,9 @@ class SearchSettings:
         if not budgets:
             return
         for value in budgets:
-            check_integer("budgets", value, 1)
+            limited_integer("budgets", value)
         self._set("budgets", tuple(map(int, budgets)))
-        if len(budgets) < 2 or sorted(set(budgets)) != budgets or budgets[-1] != self.epochs:
-            raise ValueError(
-                f"budgets={budgets}: must be at least two numbers of epochs, ascending, the last "
-                f"one epochs={self.epochs}; or none"
-            )
+        check_budgets(budgets, self.epochs)
         objectives = list(self.objectives)
         known = objectives[0] == "loss" and objectives[1:] in [[name] for name in MODELLED_ENERGIES]
         depth = self.strategy == "smac_mf" and self.fidelity == "shift_depth"

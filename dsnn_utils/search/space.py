@@ -21,6 +21,7 @@ from ConfigSpace import (
 )
 
 from dsnn_utils.checks import check_integer, require, require_choice
+from dsnn_utils.limits import check_limits, limited_integer
 from dsnn_utils.runs.columns import EXTENSIONS, FIDELITIES, MOMENTUM_OPTIMIZERS
 from dsnn_utils.runs.table import to_python
 from dsnn_utils.shift.quantization import ACTIVATION_ROUNDINGS, CLIPPED_GRADIENTS
@@ -55,7 +56,6 @@ WHY = {
     "weight_decay": "never applied to the shift and sign parameters, searched on a log scale",
     "epochs": "length of the training",
 }
-SPACES = ("published", "extended", "integer")
 
 
 @dataclass(frozen=True)
@@ -134,9 +134,9 @@ def dsnn_space(
     `without` names the fidelity: the search sets it, so it is no hyperparameter then.
     `seed` seeds the sampling. The default configuration is the published one.
     """
-    require_choice("space", space, SPACES)
-    for name, value in (("max_depth", max_depth), ("epochs", epochs)):
-        check_integer(name, value, 1)
+    check_limits(space=space)
+    check_integer("max_depth", max_depth, 1)
+    limited_integer("epochs", epochs)
     if min_epochs is not None:
         check_integer("min_epochs", min_epochs, 1, epochs)
     optimizer = Categorical("optimizer", OPTIMIZERS, default="SGD")

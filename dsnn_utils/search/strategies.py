@@ -27,15 +27,12 @@ from ConfigSpace import (
     OrdinalHyperparameter,
 )
 
-from dsnn_utils.checks import require_choice
+from dsnn_utils.limits import MULTI_FIDELITY, check_limits
 from dsnn_utils.runs.table import to_python
 from dsnn_utils.search.space import Fidelity, conditions_of
 
 if TYPE_CHECKING:  # a slow import, done where it is used
     from smac.runhistory import TrialInfo
-
-STRATEGIES = ("smac_mf", "smac_mf_published", "smac", "gp", "qlognehvi", "tpe", "nsga2", "random")
-MULTI_FIDELITY = ("smac_mf", "smac_mf_published")
 
 
 def make_strategy(
@@ -63,7 +60,7 @@ def make_strategy(
 
     Raises ValueError for an unknown name, and for budgets where the energy is not known.
     """
-    require_choice("strategy", name, STRATEGIES)
+    check_limits(strategy=name)
     if (fidelity is not None) != (name in MULTI_FIDELITY):
         raise ValueError(f"strategy={name!r}: takes a fidelity exactly if it is multi-fidelity")
     if budgets and energy_of is None:

@@ -21,8 +21,9 @@ from torch import nn
 
 from dsnn_utils.checks import require, require_bools, require_choice, require_columns
 from dsnn_utils.energy.emissions import embodied_emissions_gco2eq
-from dsnn_utils.energy.measured import MIN_DURATION_S, EnergyMeter
+from dsnn_utils.energy.measured import EnergyMeter
 from dsnn_utils.energy.modelled import modelled_energy, operation_counts
+from dsnn_utils.limits import KNOWN_DATASETS, MIN_DURATION_S, check_limits
 from dsnn_utils.runs.columns import (
     ACTIVATION_BITS,
     COMPUTE_ENERGY,
@@ -37,11 +38,10 @@ from dsnn_utils.runs.columns import (
 from dsnn_utils.runs.table import to_python, to_records
 from dsnn_utils.search.space import to_spec
 from dsnn_utils.shift.conversion import convert_to_integer, convert_to_shift, shiftable_layers
-from dsnn_utils.shift.models import MODELS, build_model
+from dsnn_utils.shift.models import build_model
 from dsnn_utils.shift.specs import IntegerSpec, ShiftSpec
-from dsnn_utils.training.data import KNOWN_DATASETS, Dataset, take_fraction
+from dsnn_utils.training.data import Dataset, take_fraction
 from dsnn_utils.training.loop import (
-    PRECISIONS,
     SCHEDULES,
     Diverged,
     evaluate,
@@ -78,12 +78,10 @@ class Recipe:
     device: str = "auto"
 
     def __post_init__(self):
-        for name, known in (("model", MODELS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
-            require_choice(name, getattr(self, name), known)
+        require_choice("schedule", self.schedule, SCHEDULES)
         require_bools(augment=self.augment, published_init=self.published_init)
-        smoothing, share = self.label_smoothing, self.distillation
-        require(0 <= smoothing < 1, f"label_smoothing={smoothing!r}: must be in [0, 1)")
-        require(0 < share <= 1, f"distillation={share!r}: must be over 0 and at most 1")
+        for name in ("model", "precision", "label_smoothing", "distillation"):
+            check_limits(**{name: getattr(self, name)})
         require(
             self.start_from is None or not self.published_init,
             f"published_init=True: must be False with start_from={self.start_from!r}",

@@ -1,5 +1,6 @@
 """Shift networks: their arithmetic, layers, conversion, and the networks there are to convert."""
 
+from dsnn_utils.limits import MODELS
 from dsnn_utils.shift.activations import check_fitted, fit_activations, fitting
 from dsnn_utils.shift.conversion import (
     convert_layers,
@@ -10,7 +11,7 @@ from dsnn_utils.shift.conversion import (
 )
 from dsnn_utils.shift.integers import IntegerConv2d, IntegerLinear, quantize_lsq
 from dsnn_utils.shift.layers import ShiftConv2d, ShiftLinear
-from dsnn_utils.shift.models import MODELS, build_model
+from dsnn_utils.shift.models import build_model
 from dsnn_utils.shift.modes import denormals_flushed, eval_mode
 from dsnn_utils.shift.quantization import (
     fixed_point,

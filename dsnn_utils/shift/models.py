@@ -12,17 +12,17 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dsnn_utils.checks import check_integer, require_choice
+from dsnn_utils.limits import check_limits, limited_integer
 
 
 def build_model(name: str, num_classes: int, in_channels: int = 3) -> nn.Module:
-    """A new network by its name in MODELS.
+    """A new network by its name in `limits.MODELS`.
 
     Raises ValueError for an unknown name, fewer than 2 classes or fewer than 1 channel.
     """
-    require_choice("model", name, MODELS)
-    num_classes = check_integer("num_classes", num_classes, 2, 100_000)
-    in_channels = check_integer("in_channels", in_channels, 1, 1_000)
+    check_limits(model=name)
+    num_classes = limited_integer("num_classes", num_classes)
+    in_channels = limited_integer("in_channels", in_channels)
     return _BUILDERS[name](num_classes, in_channels)
 
 
@@ -132,4 +132,3 @@ _BUILDERS = {
     "vgg19": _vgg19,
     "efficientnetv2": _efficientnetv2,
 }
-MODELS = tuple(_BUILDERS)

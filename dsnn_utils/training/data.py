@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from torchvision import datasets
 
-from dsnn_utils.checks import check_integer, require
+from dsnn_utils.checks import require
+from dsnn_utils.limits import KNOWN_DATASETS, check_limits, limited_integer
 from dsnn_utils.training.images import ImageSet, _load_folder, _resize_all
 
-#: The shape of an image (channels, height, width) by name; each has ten classes.
-KNOWN_DATASETS = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "fashion_mnist": (1, 28, 28)}
 TEST_SHARE = 0.2  # split off where a data set brings no test part
 
 
@@ -84,10 +83,9 @@ def load_dataset(
     require(isinstance(name_or_path, str | Path), f"{name_or_path=}: must be a name or a path")
     for name, value in (("train_size", train_size), ("image_size", image_size)):
         if value is not None:
-            check_integer(name, value, 1, why=" or None")
-    valid = isinstance(validation_share, Real) and 0 < validation_share < 1
-    require(valid, f"{validation_share=}: must be a number between 0 and 1, both excluded")
-    check_integer("seed", seed, 0)
+            limited_integer(name, value, why=" or None")
+    check_limits(validation_share=validation_share)
+    limited_integer("seed", seed)
 
     root, path = Path(root), Path(name_or_path)
     if name_or_path == "digits":

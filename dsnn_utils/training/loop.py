@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dsnn_utils.checks import check_integer, check_number, is_number, require, require_choice
+from dsnn_utils.limits import check_limits
 from dsnn_utils.shift.activations import check_fitted, fitting
 from dsnn_utils.shift.layers import ShiftConv2d, ShiftLinear
 from dsnn_utils.shift.modes import denormals_flushed, eval_mode
@@ -27,7 +28,6 @@ from dsnn_utils.training.graphs import Replayed
 from dsnn_utils.training.images import ImageSet
 
 SCHEDULES = ("one_cycle", "constant")
-PRECISIONS = ("auto", "float32", "bfloat16")
 DISTILLATION_TEMPERATURE = 4.0
 FIT_EVERY = 16  # steps between two looks at the activations of layers with a fitted format
 
@@ -143,7 +143,7 @@ def train(
     training = {name: value for name, value in arguments.items() if name not in others}
     require_choice("optimizer", optimizer, OPTIMIZERS)
     require_choice("schedule", schedule, SCHEDULES)
-    require_choice("precision", precision, PRECISIONS)
+    check_limits(precision=precision)
     require(is_number(lr) and lr > 0, f"{lr=}: must be a number above 0")
     for name, value in (("momentum", momentum), ("label_smoothing", label_smoothing)):
         require(is_number(value) and 0 <= value < 1, f"{name}={value!r}: must be in [0, 1)")

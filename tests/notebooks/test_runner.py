@@ -176,7 +176,7 @@ def two_notebooks(project):
 
 def test_profile_is_sorted_by_notebook(project, two_notebooks):
     (project / "notebooks" / "profiles" / "demo.yaml").write_text(
-        "epochs: 1  # comment\nlr: 1.0e-3\n01_one:\n  epochs: 7\n02_two:\n"
+        "epochs: 1  # comment\nlr: 1.0e-3\nnotebook_01_one:\n  epochs: 7\nnotebook_02_two:\n"
     )
     profile = declaring.load_profile("demo")
     assert declaring.assign(profile, two_notebooks) == {
@@ -189,9 +189,10 @@ def test_profile_is_sorted_by_notebook(project, two_notebooks):
     ("text", "message"),
     [
         ("ephocs: 1", "parameter 'ephocs': unknown; must be one of epochs, .*n_trials, or a"),
-        ("03_three: {n_trials: 1}", "parameter '03_three': unknown; .*notebook: 01_one, 02_two"),
-        ("02_two: {epochs: 1}", "parameter 'epochs': unknown; 02_two.ipynb has n_trials"),
-        ("02_two: 5", "02_two=5: must be a mapping"),
+        ("notebook_03: {epochs: 1}", "'notebook_03': unknown; .*section: notebook_01_one, note"),
+        ("02_two: {epochs: 1}", "parameter '02_two': unknown; .*, notebook_02_two"),
+        ("notebook_02_two: {epochs: 1}", "parameter 'epochs': unknown; 02_two.ipynb has n_trials"),
+        ("notebook_02_two: 5", "notebook_02_two=5: must be a mapping"),
         ("epochs: many", "epochs='many': must be an integer"),
         ("- epochs", "must be a mapping of parameters"),
         ("epochs: [", "must be valid YAML"),
@@ -325,13 +326,18 @@ def test_runs_at_once_do_not_disturb_each_other(project):
         assert text_of(executed) == f"{i}\n"
 
 
-def test_plain_papermill_understands_a_flat_profile(project):
-    path = write_notebook(project / "notebooks" / "n.ipynb", SHOW.splitlines()[1])
-    (project / "notebooks" / "profiles" / "demo.yaml").write_text("epochs: 2\nlr: 1.0e-3\n")
+def test_plain_papermill_understands_a_profile_with_sections(project):
+    check = "from dsnn_utils.parameters import checked_parameters"
+    check += "\nglobals().update(checked_parameters('01_n', globals()))"
+    path = write_notebook(project / "notebooks" / "01_n.ipynb", check, SHOW.splitlines()[1])
+    write_notebook(project / "notebooks" / "02_m.ipynb", parameters="n_trials: int = 5")
+    (project / "notebooks" / "profiles" / "demo.yaml").write_text(
+        "lr: 1.0e-3\nnotebook_01_n:\n  epochs: 2\nnotebook_02_m:\n  n_trials: 3\n"
+    )
     command = [sys.executable, "-m", "papermill", path, "out.ipynb", "--no-progress-bar"]
     subprocess.run([*command, "-f", "notebooks/profiles/demo.yaml"], check=True, timeout=60)
     lines = text_of(nbformat.read(project / "out.ipynb", as_version=4))
-    assert lines.startswith("2 0.001 True [1, 2] None digits")
+    assert "2 0.001 True [1, 2] None digits" in lines
 
 
 # --------------------------------------------------------------------- committed notebooks

@@ -61,6 +61,11 @@ def test_one_parameters_cell_with_typed_commented_defaults(path, notebook):
         assert not line.strip() or re.match(r"#|\w+: .+ = .+  # \S", line), line
 
 
+def test_parameters_are_checked_before_anything_else(path, notebook):
+    cells = [source(cell) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert cells[1].endswith(f'globals().update(checked_parameters("{path.stem}", globals()))')
+
+
 def test_cells_have_unique_ids(notebook):
     ids = [cell["id"] for cell in notebook["cells"]]
     assert len(set(ids)) == len(ids)

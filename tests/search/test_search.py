@@ -360,8 +360,8 @@ def test_the_search_beats_nothing_it_should_not(tmp_path):
         ({"objectives": ["accuracy"]}, "objectives=.*accuracy.*: must be"),
         ({"objectives": []}, "objectives=.*must be"),
         ({"n_trials": 12}, "n_trials=12: must be an integer of at least 13"),
-        ({"eta": 1}, "eta=1: must be an integer of at least 2"),
-        ({"seed": -1}, "seed=-1: must be an integer of at least 0"),
+        ({"eta": 1}, "eta=1: must be an integer from 2 to 1000"),
+        ({"seed": -1}, "seed=-1: must be an integer from 0 to"),
         ({"min_fidelity": 30}, "min_fidelity=30: must be"),
     ],
 )

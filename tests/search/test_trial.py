@@ -239,7 +239,7 @@ def test_a_trial_leaves_a_network_and_the_next_starts_from_it(digits, tmp_path):
         check_files(replace(recipe, model="vgg19"), digits, [3])
     with pytest.raises(ValueError, match="published_init=True: must be False with start_from"):
         replace(recipe, published_init=True)
-    with pytest.raises(ValueError, match="distillation=0: must be over 0 and at most 1"):
+    with pytest.raises(ValueError, match="distillation=0: must be a number from 0 to 1, but not 0"):
         Recipe(distillation=0)
 
 
