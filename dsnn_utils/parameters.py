@@ -150,12 +150,30 @@ def _cast(value: Any, kind: str) -> Any:
     return value if isinstance(value, dict) else None
 
 
-_READ = {
+class _Loader(yaml.SafeLoader):
+    """YAML as usual, but a key given twice is an error: the first value would be lost."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for number, key in enumerate(keys):
+            if key in keys[:number]:
+                mark = node.value[number][0].start_mark
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key!r} for the second time", problem_mark=mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def _load_yaml(text: str):
+    return yaml.load(text, Loader=_Loader)
+
+
+_READ: dict[str, Callable[[str], Any]] = {
     "bool": lambda text: {"true": True, "false": False}[text.lower()],
     "int": lambda text: int(text) if re.fullmatch(r"\s*[+-]?\d+\s*", text) else float(text),
     "float": float,
-    "list": yaml.safe_load,
-    "dict": yaml.safe_load,
+    "list": _load_yaml,
+    "dict": _load_yaml,
 }
 
 
@@ -361,9 +379,12 @@ def load_profile(profile: str | Path) -> dict:
         names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "(none)"
         raise ValueError(f"profile={str(profile)!r}: must be one of {names} or a YAML file's path")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"profile={str(profile)!r}: must be valid YAML ({error})") from None
+        content = _load_yaml(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark, where = getattr(error, "problem_mark", None), " ".join(str(error).split())
+        if isinstance(error, yaml.MarkedYAMLError) and mark:
+            where = f"line {mark.line + 1}: {error.problem}"
+        raise ValueError(f"profile={str(profile)!r}: must be valid YAML ({where})") from None
     if not isinstance(content, dict):
         raise ValueError(f"profile={str(profile)!r}: must be a mapping of parameters")
     return content

@@ -5,7 +5,6 @@
 writes it to `runs/x/report/run.html`, a page that opens offline.
 """
 
-import json
 import shutil
 import sys
 import tempfile
@@ -17,10 +16,10 @@ from dsnn_utils.pages import write_html
 from dsnn_utils.paths import project_root
 from dsnn_utils.runner import run_notebook
 from dsnn_utils.runs.columns import modelled_energy_among
-from dsnn_utils.runs.directory import read_settings
+from dsnn_utils.runs.directory import read_results, read_settings
 from dsnn_utils.runs.rows import successful
 from dsnn_utils.runs.table import read_trials
-from dsnn_utils.training.data import load_dataset
+from dsnn_utils.search.trial import recorded_data
 
 
 def write_run_report(run: Path) -> Path:
@@ -34,7 +33,7 @@ def write_run_report(run: Path) -> Path:
     trials, settings = read_trials(run), read_settings(run)
     successful(trials, ["loss", modelled_energy_among(settings["objectives"])])
     with chdir(project_root()):  # as in notebooks, relative paths start there
-        load_dataset(**settings["data"])
+        recorded_data(settings)
     notebook = project_root() / "notebooks" / "04_pareto_analysis.ipynb"
     page = run / "report" / "run.html"
     with tempfile.TemporaryDirectory() as folder:
@@ -52,8 +51,7 @@ def write_run_report(run: Path) -> Path:
 
 def _recorded_choice(run: Path) -> dict:
     """The rule and its limits in `results.json`, if that belongs to this very table of trials."""
-    path = run / "results.json"
-    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    results = read_results(run)
     table = sha256((run / "trials.csv").read_bytes()).hexdigest()
     if table not in results.get("trials_sha256", []):
         return {}

@@ -1,6 +1,5 @@
 """Choosing a solution from the front, and what is known of the one chosen."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +9,9 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from dsnn_utils.analysis.fronts import pareto_front
-from dsnn_utils.checks import require_columns
+from dsnn_utils.checks import require, require_columns
 from dsnn_utils.limits import Range, check_limits, check_range, check_rule
+from dsnn_utils.paths import read_json
 from dsnn_utils.runs.columns import (
     COMPUTE_ENERGY,
     DEFAULT_OBJECTIVES,
@@ -21,6 +21,7 @@ from dsnn_utils.runs.columns import (
     loss_among,
 )
 from dsnn_utils.runs.rows import (
+    check_runs,
     configuration_columns,
     default_rows,
     default_trial,
@@ -120,6 +121,7 @@ def accuracy_drop(
     `plausible_accuracies` and by="draw" also one run has a spread.
     """
     require_columns(trials, [by, "seed", "trial", "shift_depth", "weight_bits", "shift_type"])
+    check_runs(trials, [by])
     for drop in drops:
         if not 0 <= drop <= 1:
             raise ValueError(f"drops={drop}: must be from 0 to 1")
@@ -252,16 +254,18 @@ def _wilson(row: pd.Series, size: int | None) -> list[float] | None:
     return [float(v) for v in binomtest(right, size).proportion_ci(method="wilson")]
 
 
-def read_seed_configurations(source: str | Path | None, max_depth: int) -> list[dict]:
-    """Seed configurations from a file, made to fit a network with `max_depth` shiftable layers.
+def read_seed_configurations(
+    source: str | Path | None, max_depth: int, name: str = "seed_configurations"
+) -> list[dict]:
+    """Configurations to start from, for a network with `max_depth` shiftable layers.
 
-    `source` is a run directory or a trials.csv (its front is taken: a warm start from an earlier
-    run), a .json file with a list of configurations, "known_good" for those of
-    `search.known_good_configurations`, or None for none. Deeper ones than the network allows are
-    cut to `max_depth`; epochs and data fraction are left to the search, and a plain network (depth
-    0) is left out.
+    `source` is a .json file with a list of configurations, which are returned as they are; a run
+    directory or a trials.csv (its front is taken: a warm start from an earlier run); "known_good"
+    for those of `search.known_good_configurations`; or None for none. Of a front, epochs and data
+    fraction are left to the new run, deeper networks are cut to `max_depth` and plain ones
+    (depth 0) left out; how many is printed.
 
-    Raises ValueError or FileNotFoundError naming the source.
+    Raises ValueError or FileNotFoundError naming the parameter `name` and the source.
     """
     if source is None:
         return []
@@ -269,20 +273,18 @@ def read_seed_configurations(source: str | Path | None, max_depth: int) -> list[
         return known_good_configurations(max_depth)
     path = Path(source)
     if path.suffix == ".json":
-        try:
-            found = json.loads(path.read_text())
-            found = [dict(configuration) for configuration in found]
-        except (OSError, ValueError, TypeError) as error:
-            raise ValueError(
-                f"seed_configurations={str(source)!r}: must be a list of configurations ({error})"
-            ) from error
-    else:
-        found = to_records(pareto_front(read_trials(path))[list(HYPERPARAMETERS)])
-    fitted = [
-        {name: value for name, value in c.items() if name not in ("epochs", "data_fraction")}
-        for c in found
-    ]
-    for configuration in fitted:
-        if "shift_depth" in configuration:
-            configuration["shift_depth"] = min(configuration["shift_depth"], max_depth)
-    return [configuration for configuration in fitted if configuration.get("shift_depth") != 0]
+        found = read_json(path, name)
+        listed = isinstance(found, list) and all(isinstance(one, dict) for one in found)
+        require(listed and found, f"{name}={str(source)!r}: must be a list of configurations")
+        return found
+    front = pareto_front(read_trials(path))
+    kept = front[front["shift_depth"] > 0]
+    for rows, what in (
+        (front[front["shift_depth"] > max_depth], f"cut to depth {max_depth}"),
+        (front[front["shift_depth"] == 0], "left out, they are plain networks"),
+    ):
+        if len(rows):
+            print(f"{source}: {len(rows)} of {len(front)} networks {what}")
+    names = [n for n in HYPERPARAMETERS if n not in ("epochs", "data_fraction")]
+    kept = kept.assign(shift_depth=kept["shift_depth"].clip(upper=max_depth))
+    return to_records(kept[names])

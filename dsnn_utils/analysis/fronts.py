@@ -16,7 +16,7 @@ from dsnn_utils.runs.columns import (
     cost_among,
     under_both_prices,
 )
-from dsnn_utils.runs.rows import configuration_columns, finite_rows, successful
+from dsnn_utils.runs.rows import check_runs, configuration_columns, finite_rows, successful
 
 
 def overview(rows: pd.DataFrame) -> pd.DataFrame:
@@ -105,6 +105,7 @@ def attainment(
     Two or three objectives (da Fonseca et al., EMO 2001; computed by moocore).
     """
     require_columns(trials, [by])
+    check_runs(trials, [by])
     rows = successful(trials, objectives)
     objectives = list(objectives)
     if len(objectives) not in (2, 3):
@@ -202,6 +203,7 @@ def hypervolume_over(
     require_choice("x", x, ("trial", "epochs", "duration_s"))
     by = [by] if isinstance(by, str) else list(by)
     require_columns(trials, ["trial", x, *by])
+    check_runs(trials, by)
     objectives = check_objectives(objectives)
     reference = reference or reference_point(trials, objectives)
     # Rows are found by their index, which several tables put together repeat.

@@ -8,7 +8,7 @@ import pandas as pd
 
 from dsnn_utils.checks import require_columns
 from dsnn_utils.runs.columns import ACTIVATION_BITS, LOG_SCALED
-from dsnn_utils.runs.rows import configuration_columns, successful
+from dsnn_utils.runs.rows import check_runs, configuration_columns, successful
 from dsnn_utils.runs.table import json_value
 
 MORE_TRIALS = "run more trials (a larger n_trials continues a search)"
@@ -32,6 +32,7 @@ def importance(
         import optuna
 
     require_columns(trials, [by])
+    check_runs(trials, [by])
     names = [n for n in ("shift_depth", *configuration_columns(trials)) if n in trials.columns]
     rows = successful(trials, [objective])
     names = [n for n in names if rows[n].nunique(dropna=False) > 1]

@@ -14,6 +14,7 @@ from dsnn_utils.runs.columns import (
     HYPERPARAMETERS,
     MODELLED_ENERGIES,
 )
+from dsnn_utils.runs.rows import check_runs
 
 
 def learning_curves(trials: pd.DataFrame) -> pd.DataFrame:
@@ -57,10 +58,11 @@ def summarise_points(trials: pd.DataFrame) -> pd.DataFrame:
 
     Half-widths are Student's t over the seeds, empty for a single one. Failed trainings are counted
     in `failed` and otherwise left out, but their modelled energy is known. Sorted by it.
-    Raises ValueError for an empty table.
+    Raises ValueError for an empty table and for one of several strategies.
     """
     if trials.empty:
         raise ValueError("trials: must have at least one row")
+    check_runs(trials, ["seed"])
     names = _varying(trials)
     values = [
         n for n in (*ACCURACIES, *MODELLED_ENERGIES, "energy_measured_kwh") if n in trials.columns
@@ -85,10 +87,11 @@ def accuracy_by_format(trials: pd.DataFrame) -> pd.DataFrame:
 
     Columns `seeds` (that were trained), `failed`, and `mean`, `lowest` and `highest` validation
     accuracy (0..1) of those that succeeded, empty where none did. Labels keep their order.
-    Raises ValueError for an empty table.
+    Raises ValueError for an empty table and for one of several strategies.
     """
     if trials.empty:
         raise ValueError("trials: must have at least one row")
+    check_runs(trials, ["seed"])
     good = trials["status"] == "SUCCESS"
     bits = trials[list(ACTIVATION_BITS)].fillna(0).sum(axis=1).astype(int)
     rows = trials.assign(

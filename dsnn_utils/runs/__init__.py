@@ -16,7 +16,7 @@ from dsnn_utils.runs.columns import (
     modelled_energy_among,
     under_both_prices,
 )
-from dsnn_utils.runs.directory import environment, find_run, read_settings
+from dsnn_utils.runs.directory import environment, find_run, read_results, read_settings
 from dsnn_utils.runs.rows import configuration_columns, default_rows, default_trial, successful
 from dsnn_utils.runs.table import read_runs, read_trials, to_python, write_trials
 
@@ -39,6 +39,7 @@ __all__ = [
     "find_run",
     "loss_among",
     "modelled_energy_among",
+    "read_results",
     "read_runs",
     "read_settings",
     "read_trials",

@@ -21,8 +21,9 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from dsnn_utils.paths import project_root, write_atomically
-from dsnn_utils.runs.columns import STATUSES
+from dsnn_utils.checks import require
+from dsnn_utils.paths import project_root, read_json, write_atomically
+from dsnn_utils.runs.columns import DEFAULT_OBJECTIVES, STATUSES, check_objectives
 from dsnn_utils.runs.table import read_trials, to_records
 
 if sys.platform != "win32":
@@ -76,11 +77,8 @@ def open_run(run_dir: Path, settings: Mapping, n_trials: int) -> None:
     """
     path = run_dir / "search.json"
     if path.exists():
-        try:
-            info = json.loads(path.read_text(encoding="utf-8"))
-            known = info["settings"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"run_dir={str(run_dir)!r}: search.json is damaged: {error}") from None
+        info = read_json(path, "settings")
+        known = _settings_in(info, path)
         different = [
             f"{name}={settings.get(name)!r} (there: {known.get(name)!r})"
             for name in sorted(settings.keys() | known.keys())
@@ -134,6 +132,8 @@ def read_finished(run_dir: Path) -> list[dict]:
             f"again; the file as it was is kept as {copy.name}",
             stacklevel=4,
         )
+    if len(text.splitlines()) < 2:  # a header alone
+        return []
     rows = to_records(read_trials(path))
     numbers = [row["trial"] for row in rows]
     twice = sorted({n for n in numbers if numbers.count(n) > 1})
@@ -194,13 +194,46 @@ def read_settings(run_dir: str | Path) -> dict:
     """The settings a search was run with, from its `search.json`; of several runs put together
     those of the first.
 
-    Raises FileNotFoundError where there is none.
+    Raises FileNotFoundError where there is none, ValueError naming the file and what is wrong.
     """
     path = Path(run_dir) / "search.json"
     if not path.exists():
         raise FileNotFoundError(f"run_dir={str(run_dir)!r}: must hold the search.json of a search")
-    info = json.loads(path.read_text())
-    return info.get("runs", [info])[0]["settings"]
+    objectives = list(DEFAULT_OBJECTIVES)  # trainings of given networks have none of their own
+    return {"objectives": objectives, **_settings_in(read_json(path, "settings"), path)}
+
+
+def _settings_in(info, path: Path) -> dict:
+    try:
+        settings = info.get("runs", [info])[0]["settings"]
+        objectives = settings.get("objectives", DEFAULT_OBJECTIVES)
+    except (AttributeError, LookupError, TypeError):
+        raise ValueError(f"settings={str(path)!r}: must hold the settings of a search") from None
+    try:
+        check_objectives(objectives)
+    except ValueError as error:
+        raise ValueError(f"settings={str(path)!r}: {error}") from None
+    return settings
+
+
+def read_results(run_dir: str | Path) -> dict:
+    """What notebook 4 wrote into `results.json`, about the tables of `trials_sha256`; or {}.
+
+    Raises ValueError naming the file for one that cannot be read or lacks an entry.
+    """
+    path = Path(run_dir) / "results.json"
+    if not path.exists():
+        return {}
+    results = read_json(path, "results")
+    kinds = {"trials_sha256": list, "rule": str, "chosen": dict, "tested": list}
+    kinds |= {"test_accuracies": dict}
+    for name, kind in kinds.items():
+        right = isinstance(results, dict) and isinstance(results.get(name), kind)
+        require(right, f"results={str(path)!r}: must hold {name}, a {kind.__name__}")
+    numbers = [results["chosen"].get(name) for name in ("trial", "seed")]
+    right = all(isinstance(number, int) for number in numbers)
+    require(right, f"results={str(path)!r}: must hold the trial and the seed that were chosen")
+    return results
 
 
 def find_run(run_dir: str | Path) -> Path:

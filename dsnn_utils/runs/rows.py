@@ -55,6 +55,16 @@ def finite_rows(trials: pd.DataFrame, objectives: list[str]) -> pd.DataFrame:
     return trials[good].assign(**{name: numbers.loc[good, name] for name in objectives})
 
 
+def check_runs(trials: pd.DataFrame, by: Sequence[str]) -> None:
+    """ValueError for trials of several strategies that `by` does not tell apart.
+
+    Otherwise the same seed of two strategies would count as one run.
+    """
+    if "strategy" in trials and "strategy" not in by and trials["strategy"].nunique() > 1:
+        names = ", ".join(map(str, trials["strategy"].unique()))
+        raise ValueError(f"trials: must be of one strategy to be told apart by {by}, have {names}")
+
+
 def default_rows(trials: pd.DataFrame) -> pd.DataFrame:
     """The successful rows of the published default: origin `default`, full depth, 5 weight bits.
 

@@ -8,6 +8,8 @@ and `asked_after` is how many had finished when the trial was proposed: with sev
 differ, and a search that resumes needs all three. Serially all are the row's number.
 """
 
+import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +17,32 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dsnn_utils.checks import require
+from dsnn_utils.limits import RANGES, STRATEGIES, Range
 from dsnn_utils.paths import write_atomically
-from dsnn_utils.runs.columns import COLUMNS, EXTENSIONS, NEWER_COLUMNS, STATUSES
+from dsnn_utils.runs.columns import (
+    ACCURACIES,
+    COLUMNS,
+    EXTENSIONS,
+    MEASURED,
+    MODELLED_ENERGIES,
+    NEWER_COLUMNS,
+    STATUSES,
+)
+
+_COUNT = Range(0, 2**63)
+_AMOUNT = Range(0, math.inf, excluded=(math.inf,))
+_SHARE = Range(0, 1, excluded=(0,))
+#: What a number of the table may be, by its column; empty cells are allowed.
+_ALLOWED = {name: RANGES[name] for name in ("weight_bits", "batch_size", "lr", "epochs")}
+_ALLOWED |= {name: RANGES[name] for name in ("activation_integer_bits", "activation_fraction_bits")}
+_ALLOWED |= dict.fromkeys(("trial", "seed", "asked_after", "shift_depth", "train_size"), _COUNT)
+_ALLOWED |= dict.fromkeys((*MODELLED_ENERGIES, *MEASURED, "embodied_gco2eq", "duration_s"), _AMOUNT)
+_ALLOWED |= dict.fromkeys(ACCURACIES, Range(0, 1)) | dict.fromkeys(
+    ("data_fraction", "budget"), _SHARE
+)
+_ALLOWED |= {"max_shift_depth": Range(1, 10_000), "momentum": Range(0, 1), "weight_decay": _AMOUNT}
+_WHOLE = ("trial", "seed", "shift_depth", "max_shift_depth", "weight_bits", "epochs")
 
 
 def write_trials(rows: Sequence[Mapping], run_dir: Path) -> pd.DataFrame:
@@ -40,74 +66,123 @@ def read_trials(path: str | Path) -> pd.DataFrame:
 
     One of an earlier version may lack `NEWER_COLUMNS`; of these the modelled energies can be
     computed (`search.complete_energies`).
-    Raises FileNotFoundError if there is none and ValueError if it cannot be read or lacks columns.
+    Raises FileNotFoundError if there is none and ValueError if it cannot be read, lacks columns or
+    has no rows, and for the first line that no run can have left: a table that was cut, edited or
+    put together from others is found by this.
     """
     path = Path(path)
     path = path / "trials.csv" if path.is_dir() else path
     if not path.exists():
         raise FileNotFoundError(f"trials={str(path)!r}: must be a run directory or a trials.csv")
+    name = f"trials={str(path)!r}"
     try:
-        table = pd.read_csv(path)
-    except ValueError as error:  # pandas' parser errors are some
-        raise ValueError(f"trials={str(path)!r}: is damaged: {error}") from error
+        text = path.read_text(encoding="utf-8")
+        lines = _check_lines(text, name)
+        table = pd.read_csv(io.StringIO(text))
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
+        raise ValueError(f"{name}: is damaged: {error}") from error
     if "trial" in table.columns and "asked_after" not in table.columns:
         table["asked_after"] = table["trial"]  # by a serial search
     if "embodied_gco2eq" not in table.columns:  # by an earlier version
         table["embodied_gco2eq"] = math.nan
     # Earlier versions knew the published choices only, and no training that was not a full one.
-    for name, earlier in {**EXTENSIONS, "budget": 1.0}.items():
-        if name not in table.columns:
-            table[name] = earlier
+    for column, earlier in {**EXTENSIONS, "budget": 1.0}.items():
+        if column not in table.columns:
+            table[column] = earlier
     known = [*table.columns, *NEWER_COLUMNS]
-    missing = [name for name in COLUMNS if name not in known]
+    missing = [column for column in COLUMNS if column not in known]
     if missing:
-        raise ValueError(f"trials={str(path)!r}: lacks the columns {', '.join(missing)}")
+        raise ValueError(f"{name}: lacks the columns {', '.join(missing)}")
+    _check_rows(table, lines, name)
     return table
+
+
+def _check_lines(text: str, name: str) -> list[int]:
+    """The line of each row; ValueError for one without as many values as the header has names."""
+    require(text.endswith("\n"), f"{name}: is damaged: its last line must end in a line break")
+    before = csv.field_size_limit(len(text))  # a long reason is no damage
+    try:
+        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+        header = next(rows)
+        twice = sorted({column for column in header if header.count(column) > 1})
+        require(not twice, f"{name}: is damaged: line 1 names the column {twice} twice")
+        lines = []
+        for row in rows:
+            right = len(row) == len(header)
+            has = f"has {len(row)} values, must have {len(header)}"
+            require(right, f"{name}: is damaged: line {rows.line_num} {has}")
+            lines.append(rows.line_num)
+    except csv.Error as error:
+        raise ValueError(f"{name}: is damaged: line {rows.line_num}: {error}") from error
+    finally:
+        csv.field_size_limit(before)
+    require(lines, f"{name}: must have at least one row")
+    return lines
+
+
+def _check_rows(table: pd.DataFrame, lines: Sequence[int], name: str) -> None:
+    """ValueError naming the first line that no run can have left."""
+    success = table["status"] == "SUCCESS"
+    wrong = {
+        f"{column} must be one of {', '.join(names)}": ~table[column].isin(names)
+        for column, names in (("status", STATUSES), ("strategy", (*STRATEGIES, "given")))
+    }
+    for column, limits in _ALLOWED.items():
+        if column in table:
+            numbers = pd.to_numeric(table[column], errors="coerce")
+            good = numbers.between(limits.low, limits.high) & ~numbers.isin(limits.excluded)
+            if table[column].dtype == bool:
+                good &= False
+            if column in _WHOLE:
+                good &= numbers % 1 == 0
+            kind = "an integer" if column in _WHOLE else "a number"
+            if column not in ("trial", "seed"):  # which no row is without
+                good |= table[column].isna()
+            wrong[f"{column} must be {kind} {limits}"] = ~good
+    deepest = table["max_shift_depth"].fillna(math.inf)
+    # On the numbers that are some: others were found above.
+    depth, loss = (pd.to_numeric(table[n], errors="coerce") for n in ("shift_depth", "loss"))
+    wrong |= {
+        "shift_depth must be from 0 to max_shift_depth": ~(
+            depth <= pd.to_numeric(deepest, "coerce")
+        ),
+        "loss must be a finite number where the status is SUCCESS": success & ~np.isfinite(loss),
+        "must not be the same as another line": table.duplicated(),
+    }
+    for what, rows in wrong.items():
+        if rows.any():
+            raise ValueError(f"{name}: line {lines[int(rows.to_numpy().argmax())]}: {what}")
 
 
 def read_runs(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
     """The trials of a search under several seeds, one table below the other.
 
-    Of several strategies in one table it is the first that counts. Raises ValueError where two runs
-    have the same seed or are of different strategies, for a row that cannot be a trial, and what
-    `read_trials` raises.
+    Of several strategies in one table it is the first that counts; the others are named in a line
+    that is printed. Raises ValueError where two runs have the same seed, or are of different
+    strategies, data sets or networks, and what `read_trials` raises.
     """
     tables = []
     for run_dir in run_dirs:
         table = read_trials(run_dir)
-        table = table[table["strategy"] == table["strategy"].iloc[:1].squeeze()]
-        check_trials(table, f"trials={str(run_dir)!r}")
+        first, *others = table["strategy"].unique()
+        if others:
+            print(f"{run_dir}: trials of {first} only, without those of {', '.join(others)}")
+        table = table[table["strategy"] == first]
+        twice = table.duplicated(["seed", "trial"])
+        if twice.any():
+            seed, trial = table.loc[twice, ["seed", "trial"]].iloc[0]
+            raise ValueError(
+                f"trials={str(run_dir)!r}: must have trial {trial} of seed {seed} only once"
+            )
         tables.append(table)
     trials = pd.concat(tables, ignore_index=True)
-    strategies = sorted(trials["strategy"].unique())
-    if len(strategies) > 1:
-        raise ValueError(
-            f"runs={[str(d) for d in run_dirs]}: must be of one strategy, are of "
-            f"{', '.join(strategies)}"
-        )
+    name = f"runs={[str(run_dir) for run_dir in run_dirs]}"
+    for column in ("strategy", "dataset", "model", "max_shift_depth"):
+        values = sorted(map(str, trials[column].unique()))
+        require(len(values) == 1, f"{name}: must be of one {column}, are of {', '.join(values)}")
     if trials["seed"].nunique() < sum(table["seed"].nunique() for table in tables):
-        raise ValueError(f"runs={[str(d) for d in run_dirs]}: must be of different seeds")
+        raise ValueError(f"{name}: must be of different seeds")
     return trials
-
-
-def check_trials(trials: pd.DataFrame, name: str) -> None:
-    """ValueError naming the first row that no run can have left, by its line in the file.
-
-    A table that was cut, edited or put together from others is found by this.
-    """
-    if trials.empty:
-        raise ValueError(f"{name}: must have at least one row")
-    success = trials["status"] == "SUCCESS"
-    deepest = trials["max_shift_depth"].fillna(math.inf)
-    wrong = {
-        f"status must be one of {', '.join(STATUSES)}": ~trials["status"].isin(STATUSES),
-        "shift_depth must be from 0 to max_shift_depth": ~trials["shift_depth"].between(0, deepest),
-        "loss must be a number where the status is SUCCESS": success & trials["loss"].isna(),
-        "must not have the trial and seed of another line": trials.duplicated(["seed", "trial"]),
-    }
-    for what, rows in wrong.items():
-        if rows.any():
-            raise ValueError(f"{name}: line {rows.idxmax() + 2}: {what}")
 
 
 def python_value(value):

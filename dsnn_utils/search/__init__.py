@@ -27,6 +27,7 @@ from dsnn_utils.search.trial import (
     complete_energies,
     depth_bound,
     energy_function,
+    recorded_data,
     run_trial,
 )
 
@@ -49,6 +50,7 @@ __all__ = [
     "measure_points",
     "published_default",
     "random_points",
+    "recorded_data",
     "run_trial",
     "search",
     "space_table",

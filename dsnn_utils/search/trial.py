@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import inspect
 import json
 import math
 import time
@@ -40,7 +41,7 @@ from dsnn_utils.search.space import to_spec
 from dsnn_utils.shift.conversion import convert_to_integer, convert_to_shift, shiftable_layers
 from dsnn_utils.shift.models import build_model
 from dsnn_utils.shift.specs import IntegerSpec, ShiftSpec
-from dsnn_utils.training.data import Dataset, take_fraction
+from dsnn_utils.training.data import Dataset, load_dataset, take_fraction
 from dsnn_utils.training.loop import (
     SCHEDULES,
     Diverged,
@@ -87,6 +88,22 @@ class Recipe:
             f"published_init=True: must be False with start_from={self.start_from!r}",
         )
         resolve_device(self.device)
+
+
+def recorded_data(settings: Mapping) -> tuple[Dataset, Recipe]:
+    """The data set and the recipe of a run, from its settings (`runs.read_settings`).
+
+    Raises ValueError where these do not hold the arguments of both, and what `load_dataset` raises.
+    """
+    for name, made_by in (("data", load_dataset), ("recipe", Recipe)):
+        try:
+            inspect.signature(made_by).bind(**settings.get(name, None))
+        except TypeError as error:
+            raise ValueError(
+                f"settings: {name}={settings.get(name)!r}: must be arguments of "
+                f"{made_by.__name__} ({error})"
+            ) from None
+    return load_dataset(**settings["data"]), Recipe(**settings["recipe"])
 
 
 def build_network(point: Mapping, dataset: Dataset, recipe: Recipe, seed: int) -> torch.nn.Module:

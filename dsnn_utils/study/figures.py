@@ -23,7 +23,7 @@ from dsnn_utils.analysis.trainings import (
     learning_curves,
     summarise_points,
 )
-from dsnn_utils.paths import project_root
+from dsnn_utils.paths import project_root, read_json
 from dsnn_utils.plots.choosing import plot_tradeoff
 from dsnn_utils.plots.fidelity import plot_fidelities
 from dsnn_utils.plots.front import plot_front
@@ -69,7 +69,7 @@ def collect(runs: Sequence[Path], target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     tables = [read_trials(run) for run in runs]
     pd.concat(tables, ignore_index=True).to_csv(target / "trials.csv", index=False)
-    infos = [json.loads((run / "search.json").read_text()) for run in runs]
+    infos = [read_json(run / "search.json", "settings") for run in runs]
     infos = [one for info in infos for one in info.get("runs", [info])]
     (target / "search.json").write_text(json.dumps({"runs": infos}, indent=1) + "\n")
 

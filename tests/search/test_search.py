@@ -297,6 +297,9 @@ def test_seed_configurations_from_files(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps([{"shift_type": "Q", "weight_bits": 4}]))
     assert read_seed_configurations(path, 20) == [{"shift_type": "Q", "weight_bits": 4}]
+    listed = [{"label": "plain", "shift_depth": 0}, {"shift_depth": 7, "epochs": 3}]
+    path.write_text(json.dumps(listed))
+    assert read_seed_configurations(path, 5) == listed  # as they are: nothing is left out
     assert len(read_seed_configurations("known_good", 20)) == 3
     assert read_seed_configurations(None, 20) == []
 
@@ -304,7 +307,7 @@ def test_seed_configurations_from_files(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "seed_configurations=.*: must be a list of configurations"),
+        ("{", "seed_configurations=.*: must be a file of JSON .line 1"),
         ("[3]", "seed_configurations=.*: must be a list of configurations"),
         ('[{"width": 3}]', "seed_configurations: 'width': must be one of .*shift_type"),
         ('[{"weight_bits": 9}]', r"seed_configurations: weight_bits=9: must be in .*\[2, 8\]"),

@@ -239,9 +239,18 @@ def test_bad_folders(tmp_path):
         ({"train_size": 9}, r"train_size=9: must be from 10 .* to 1150"),
         ({"train_size": 1151}, r"train_size=1151: must be from 10 .* to 1150"),
         ({"train_size": 0}, "train_size=0: must be an integer from 1 to 1000000000 or None"),
-        ({"train_size": 100.0}, r"train_size=100\.0: must be an integer from 1 to 1000000000 or None"),
-        ({"validation_share": 0}, "validation_share=0: must be a number from 0 to 1, but not 0 or 1"),
-        ({"validation_share": 1.0}, r"validation_share=1\.0: must be a number from 0 to 1, but not 0 or 1"),
+        (
+            {"train_size": 100.0},
+            r"train_size=100\.0: must be an integer from 1 to 1000000000 or None",
+        ),
+        (
+            {"validation_share": 0},
+            "validation_share=0: must be a number from 0 to 1, but not 0 or 1",
+        ),
+        (
+            {"validation_share": 1.0},
+            r"validation_share=1\.0: must be a number from 0 to 1, but not 0 or 1",
+        ),
         ({"validation_share": "0.2"}, r"validation_share='0\.2': must be a number from"),
         ({"validation_share": 0.001}, r"validation_share=0\.001: must leave an image of each"),
         ({"image_size": -8}, "image_size=-8: must be an integer from 1 to 1024 or None"),
