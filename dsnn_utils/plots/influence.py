@@ -14,19 +14,19 @@ from dsnn_utils.analysis.fronts import pareto_front
 from dsnn_utils.analysis.influence import EnergyOf, partial_dependence
 from dsnn_utils.checks import require_choice, require_columns
 from dsnn_utils.plots.style import (
-    AXES,
     BLACK,
     BLUE,
     CATEGORIES,
     GREY,
-    NAMES,
     ONE_COLUMN,
     PINK,
     TWO_COLUMNS,
     VERMILION,
     DualFigure,
+    axis_label,
     heatmap,
     legend_above,
+    name_of,
     new_axes,
     styled,
 )
@@ -52,11 +52,11 @@ def plot_importance(tables: Mapping[str, pd.DataFrame], top: int = 8) -> DualFig
         y = np.arange(len(order)) + (len(tables) - 1 - 2 * i) / 2 * height
         value = 100 * table["importance"]
         whiskers = np.abs([value - 100 * table["lowest"], 100 * table["highest"] - value])
-        label = AXES[objective][0].split(" (")[0] if objective in AXES else objective
+        label = axis_label(objective)[0].split(" (")[0]
         axis.barh(y, value, height, color=CATEGORIES[i], label=label,
                   xerr=whiskers if np.any(whiskers) else None,  # one run has no range
                   error_kw={"lw": 0.8, "capsize": 1.5})  # fmt: skip
-    axis.set_yticks(range(len(order)), [NAMES.get(n, n).split(" (")[0] for n in order])
+    axis.set_yticks(range(len(order)), [name_of(n).split(" (")[0] for n in order])
     axis.set(xlabel="Importance (% of variance explained)")
     axis.set_xlim(left=0)
     axis.grid(axis="y", visible=False)
@@ -71,7 +71,7 @@ def _change(step) -> str:
     for value in (step["from"], step["to"]):
         number = isinstance(value, int | float | np.number)
         values.append("none" if pd.isna(value) else f"{value:.3g}" if number else str(value))
-    name = NAMES.get(step["hyperparameter"], step["hyperparameter"]).split(" (")[0]
+    name = name_of(step["hyperparameter"]).split(" (")[0]
     return f"{name}: {' → '.join(values)}"
 
 
@@ -95,7 +95,7 @@ def plot_ablation(paths: Mapping[str, pd.DataFrame]) -> DualFigure:
     for axis, (objective, path) in zip(axes[0], paths.items(), strict=True):
         needed = ["step", "hyperparameter", "from", "to", "predicted", "spread", "observed", "r2"]
         require_columns(path, needed)
-        label, factor = AXES[objective]
+        label, factor = axis_label(objective)
         value, spread = factor * path["predicted"], factor * path["spread"]
         change = value.diff()
         colours = np.where(change > 0, VERMILION, BLUE)
@@ -164,7 +164,7 @@ def plot_partial_dependence(
                 trials, ("shift_depth", name), objective, seed, energy_of=energy_of
             )
             tables.append(table.rename(columns={name: "bits"}).assign(of=name, objective=objective))
-            label, factor = AXES[objective]
+            label, factor = axis_label(objective)
             matrix = factor * table.pivot(index=name, columns="shift_depth", values="predicted")
             maps = "viridis_r" if objective == "loss" else "cividis_r"
             flat = min(matrix.shape) == 1 or np.ptp(matrix) == 0

@@ -19,7 +19,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 
-from dsnn_utils.checks import require_choice
+from dsnn_utils.runs.columns import split_unit
 
 ONE_COLUMN, TWO_COLUMNS = 3.3, 6.9  # inches
 # Okabe and Ito's palette, told apart with every common colour blindness.
@@ -182,9 +182,25 @@ def depth_norm(rows: pd.DataFrame) -> Normalize:
 
 
 def axis_label(name: str) -> tuple[str, float]:
-    """(label with unit, factor) of a column; ValueError for one without a label."""
-    require_choice("axis", name, AXES)
-    return AXES[name]
+    """(label with unit, factor) of a column; of one's own it is the name with the unit at its end.
+
+    Raises ValueError for a column without label and unit.
+    """
+    if name in AXES:
+        return AXES[name]
+    own = split_unit(name)
+    if own is None:
+        raise ValueError(f"axis={name!r}: must end in a unit, or be one of {', '.join(AXES)}")
+    return f"{_words(own[0])} ({own[1]})", 1
+
+
+def name_of(hyperparameter: str) -> str:
+    """A hyperparameter in words."""
+    return NAMES.get(hyperparameter) or _words(hyperparameter)
+
+
+def _words(name: str) -> str:
+    return name[:1].upper() + name[1:].replace("_", " ")
 
 
 def plotly_figure(**layout):

@@ -29,7 +29,9 @@ from dsnn_utils.runs.columns import (
     CURVE,
     ENERGY_WITH_MEMORY,
     FORMAT,
+    MEASURED,
     MODELLED_ENERGIES,
+    OBJECTIVES,
     QTOOLS_ENERGIES,
     TRAINING_READINGS,
     VALIDATION_READING,
@@ -422,6 +424,19 @@ class TargetFunction:
         checkpoint = self._checkpoint(point, seed)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
+
+    def check(self, objectives: Sequence[str]) -> None:
+        """ValueError for objectives that no trial would return."""
+        unmeasured = [name for name in objectives if name in MEASURED and self.meter is None]
+        require(
+            not unmeasured, f"meter=None: must be an EnergyMeter for the objectives {unmeasured}"
+        )
+        unknown = sorted(set(objectives) - OBJECTIVES.keys())
+        require(
+            not unknown,
+            f"objectives={list(objectives)}: {unknown} must come from a target function of your "
+            f"own; TargetFunction returns {', '.join(OBJECTIVES)}",
+        )
 
     def energy_of(self, objective: str) -> Callable[[Mapping], float]:
         """The `energy_function` of this data and network: what a search knows beforehand."""
