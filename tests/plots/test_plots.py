@@ -62,7 +62,8 @@ def trials(n: int = 40, seeds: int = 1) -> pd.DataFrame:
     return pd.concat(parts)  # the index repeats, as real tables put together
 
 
-def energy_by_depth(point) -> float:
+def made_up(point) -> float:
+    """About the energy of `trials`, in J per image."""
     return 1e-6 * (200 - 8 * point["shift_depth"])
 
 
@@ -145,7 +146,7 @@ PREDICTED = {  # one network that is always right, one that takes all for the fi
 }
 POINT = TRIALS.iloc[1].to_dict() | {"shift_depth": 7}
 FIGURES = {
-    "format": lambda: plots.plot_format(POINT, energy_by_depth, 20, TRIALS),
+    "format": lambda: plots.plot_format(POINT, made_up, 20, TRIALS),
     "images": lambda: plots.plot_images(IMAGES, LABELS, ["cat", "dog", "a very long name"]),
     "confusions": lambda: plots.plot_confusions(PREDICTED, LABELS, ["cat", "dog", "fox"]),
     "mistakes": lambda: plots.plot_mistakes(PREDICTED, IMAGES, LABELS, ["cat", "dog", "fox"], 4),
@@ -178,9 +179,12 @@ FIGURES = {
                       "share": [1.0, 0.4], "share_low": [0.2, 0.2], "share_high": [1.0, 0.6]})
     ),
     "ablation": lambda: plots.plot_ablation(
-        {n: analysis.ablation_path(TRIALS, *TRIALS.iloc[[0, 3]].iloc, n) for n in ("loss", ENERGY)}
+        {
+            n: analysis.ablation_path(TRIALS, *TRIALS.iloc[[0, 3]].iloc, n, energy_of=made_up)
+            for n in ("loss", ENERGY)
+        }
     ),
-    "partial_dependence": lambda: plots.plot_partial_dependence(TRIALS),
+    "partial_dependence": lambda: plots.plot_partial_dependence(TRIALS, energy_of=made_up),
     "tradeoff": lambda: plots.plot_tradeoff(TRIALS),
     "accuracy_drop": lambda: plots.plot_accuracy_drop(SEEDS),
     "accuracy_drop_draws": lambda: plots.plot_accuracy_drop(
@@ -490,6 +494,11 @@ def test_ablation_draws_each_step_from_one_prediction_to_the_next(figures):
     optimizer = path[path["hyperparameter"] == "optimizer"].iloc[0]
     assert f"Optimizer: {optimizer['from']} → {optimizer['to']}" in labels
     assert axis.get_title("right").startswith("R² = ")
+    energy = figures["ablation"].static.axes[1]
+    assert energy.get_title("right") == "calculated"
+    low, high = energy.get_xlim()
+    marks = np.concatenate([line.get_xdata() for line in energy.lines if line.get_marker() == "D"])
+    assert low < np.nanmin(marks) and np.nanmax(marks) < high
     nothing = analysis.ablation_path(TRIALS, TRIALS.iloc[0], TRIALS.iloc[0])
     assert "no hyperparameter differs" in plots.plot_ablation({"loss": nothing}).description
 
@@ -521,9 +530,12 @@ def test_partial_dependence_maps_the_prediction_and_marks_each_trial(figures):
 
 
 def test_partial_dependence_of_one_depth_and_of_many_trials():
-    one = plots.plot_partial_dependence(TRIALS.assign(shift_depth=7), ["weight_bits"])
+    one = plots.plot_partial_dependence(
+        TRIALS.assign(shift_depth=7), ["weight_bits"], energy_of=made_up
+    )
     assert len(one.static.axes) == 4  # colour bars in place of contours
-    assert len(plots.plot_partial_dependence(trials(6000), ["weight_bits"]).svg()) < 400_000
+    many = plots.plot_partial_dependence(trials(6000), ["weight_bits"], energy_of=made_up)
+    assert len(many.svg()) < 400_000
 
 
 def test_right_pairs_draw_shares_and_refuse_an_empty_report(figures):
@@ -829,7 +841,7 @@ def test_tables_of_every_space_are_analysed_and_drawn():
         plots.plot_space(table),
         plots.plot_parallel(table),
         plots.plot_tradeoff(table),
-        plots.plot_partial_dependence(table),
+        plots.plot_partial_dependence(table, energy_of=made_up),
         plots.plot_accuracy_drop(draws, by="draw"),
         plots.plot_ablation({"loss": analysis.ablation_path(table, start, chosen, "loss")}),
         plots.plot_depth_and_bits(analysis.depth_and_bits(analysis.pareto_front(table), table)),
@@ -885,7 +897,7 @@ def test_a_format_is_drawn_with_its_energy_and_the_nearest_trials(figures):
 
 @pytest.mark.parametrize("change", [{"shift_type": "Q"}, {"shift_type": "PS", "weight_bits": 2}])
 def test_the_stairs_of_a_format_are_its_weights(change):
-    figure = plots.plot_format(POINT | {"weight_bits": 3} | change, energy_by_depth, 20)
+    figure = plots.plot_format(POINT | {"weight_bits": 3} | change, made_up, 20)
     rounded = figure.static.axes[0].lines[1].get_ydata()
     magnitudes = set(np.unique(np.abs(rounded)))
     expected = {0, 1} if change["shift_type"] == "PS" else {0.125, 0.25, 0.5, 1}
@@ -894,7 +906,7 @@ def test_the_stairs_of_a_format_are_its_weights(change):
 
 
 def test_explorer_has_a_slider_for_each_choice_and_is_a_picture_elsewhere(monkeypatch):
-    state = POINT, energy_by_depth, 20, TRIALS
+    state = POINT, made_up, 20, TRIALS
     assert isinstance(plots.explore(*state), plots.DualFigure)
     monkeypatch.setattr(explorer, "someone_looks", lambda: True)
     drawn = []
