@@ -26,6 +26,7 @@ from dsnn_utils.search.trial import (
     complete_energies,
     depth_bound,
     energy_function,
+    plain_energy,
     run_trial,
 )
 
@@ -46,6 +47,7 @@ __all__ = [
     "known_good_configurations",
     "make_fidelity",
     "measure_points",
+    "plain_energy",
     "published_default",
     "random_points",
     "run_trial",

@@ -317,22 +317,49 @@ def complete_energies(
     for name in QTOOLS_ENERGIES:
         trials[name] = trials.get(name, np.nan)
     lacking = trials[list(QTOOLS_ENERGIES)].isna().any(axis=1) & trials[COMPUTE_ENERGY].notna()
-    for (dataset, model), rows in trials[lacking].groupby(["dataset", "model"]):
-        shape = input_shape or KNOWN_DATASETS.get(dataset)
-        if shape is None:
-            raise ValueError(f"input_shape=None: must be given, {dataset} is no known data set")
-        network = build_model(model, num_classes, shape[0])
+    for _, rows in trials[lacking].groupby(["dataset", "model"]):
+        network, shape = _plain_network(rows, input_shape, num_classes)
         points = [_format_of(row) for row in to_records(rows)]
-        recorded = rows[COMPUTE_ENERGY].iloc[0]
-        found = energy_function(network, shape, COMPUTE_ENERGY)(points[0])
-        require(
-            math.isclose(found, recorded, rel_tol=1e-9),
-            f"input_shape={shape}, num_classes={num_classes}: must be those of the table, whose "
-            f"{model} needs {recorded:.6g} J per image and not {found:.6g}",
-        )
         energies_of = _energies_function(network, shape, "qtools")
         trials.loc[rows.index, list(QTOOLS_ENERGIES)] = [energies_of(point) for point in points]
     return trials
+
+
+def plain_energy(
+    trials: pd.DataFrame,
+    energy: str,
+    input_shape: tuple[int, ...] | None = None,
+    num_classes: int = 10,
+) -> float:
+    """The modelled `energy` of the network of these trials without shift layers, J per image.
+
+    `input_shape` as in `complete_energies`, and so are the errors; also a ValueError where no trial
+    has a modelled energy.
+    """
+    require_columns(trials, ["dataset", "model", "shift_depth", *FORMAT, COMPUTE_ENERGY])
+    rows = trials[trials[COMPUTE_ENERGY].notna()]
+    require(len(rows) > 0, f"trials: must have a row with {COMPUTE_ENERGY}")
+    network, shape = _plain_network(rows, input_shape, num_classes)
+    return energy_function(network, shape, energy)({"shift_depth": 0})
+
+
+def _plain_network(
+    rows: pd.DataFrame, input_shape: tuple[int, ...] | None, num_classes: int
+) -> tuple[nn.Module, tuple[int, ...]]:
+    """The network of the first row and the shape of its images, if they give that row's energy."""
+    dataset, model = rows[["dataset", "model"]].iloc[0]
+    shape = input_shape or KNOWN_DATASETS.get(dataset)
+    if shape is None:
+        raise ValueError(f"input_shape=None: must be given, {dataset} is no known data set")
+    network = build_model(model, num_classes, shape[0])
+    recorded = rows[COMPUTE_ENERGY].iloc[0]
+    found = energy_function(network, shape, COMPUTE_ENERGY)(_format_of(to_records(rows[:1])[0]))
+    require(
+        math.isclose(found, recorded, rel_tol=1e-9),
+        f"input_shape={shape}, num_classes={num_classes}: must be those of the table, whose "
+        f"{model} needs {recorded:.6g} J per image and not {found:.6g}",
+    )
+    return network, shape
 
 
 def _format_of(row: Mapping) -> dict[str, Any]:

@@ -4,13 +4,18 @@ The tables are made by `make bench-search` (`tests/benchmarks/bench_search.py` e
 problems) and lie in `figures/strategies`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import chdir
 
 import pandas as pd
 from scipy.stats import wilcoxon
 
+from dsnn_utils.analysis.fronts import reference_point
 from dsnn_utils.checks import require_columns
 from dsnn_utils.paths import project_root
+from dsnn_utils.runs.columns import MODELLED_ENERGIES, cost_among, loss_among
+from dsnn_utils.search.trial import plain_energy
+from dsnn_utils.training.data import load_dataset
 
 TABLES = project_root() / "figures" / "strategies"
 STRATEGY_ORDER = (
@@ -26,6 +31,26 @@ def read_comparison() -> pd.DataFrame:
     "smac_mf_unknown_energy" is smac_mf where the energy is not known beforehand.
     """
     return pd.read_csv(TABLES / "comparison.csv")
+
+
+def search_reference(trials: pd.DataFrame, settings: Mapping) -> dict[str, float]:
+    """The reference point of a search: error 1 and, of a modelled energy, the plain network's.
+
+    `settings` as `read_settings` gives them. What is no training of a network of ours, and other
+    objectives, have the reference point of `analysis.reference_point`. Only data that is not known
+    by name is loaded. Raises what `load_dataset` raises.
+    """
+    objectives = loss_among(settings["objectives"]), cost_among(settings["objectives"])
+    plain_j = None
+    if "recipe" in settings and objectives[1] in MODELLED_ENERGIES:
+        try:
+            plain_j = plain_energy(trials, objectives[1])
+        except ValueError:  # the shape of the images is that of the data
+            with chdir(project_root()):  # as in notebooks, relative paths start there
+                data = load_dataset(**settings["data"])
+            shape = tuple(data.train.images.shape[1:])
+            plain_j = plain_energy(trials, objectives[1], shape, data.num_classes)
+    return reference_point(trials, objectives, plain_j)
 
 
 def read_digits_table() -> pd.DataFrame:
