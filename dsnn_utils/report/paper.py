@@ -12,10 +12,10 @@ from dsnn_utils.plots.influence import plot_importance
 from dsnn_utils.plots.latex import latex_table, latex_text
 from dsnn_utils.plots.search import plot_hypervolume
 from dsnn_utils.plots.style import ONE_COLUMN, axis_label
-from dsnn_utils.runs.columns import cost_among, loss_among
+from dsnn_utils.runs.columns import MODELLED_ENERGIES, cost_among, loss_among
 from dsnn_utils.runs.directory import find_runs, read_settings
 from dsnn_utils.runs.table import read_runs
-from dsnn_utils.study.strategies import search_reference
+from dsnn_utils.study.strategies import search_energy, search_reference
 
 RESAMPLINGS = 10  # of the trials of a single seed, to see how uncertain its importances are
 _PAPER = r"""% Made to see all of it at once, and to copy from.
@@ -35,13 +35,14 @@ def write_paper(run: Path) -> list[Path]:
     importances: then that figure is left out.
 
     Raises FileNotFoundError without `trials.csv` or `search.json`, ValueError where no trial
-    succeeded, and what `search_reference` raises, before anything is written.
+    succeeded, and what `search_energy` raises, before anything is written.
     """
     run = run.resolve()
     folders = find_runs(run)
     trials, settings = read_runs(folders), read_settings(folders[0])
     objectives = loss_among(settings["objectives"]), cost_among(settings["objectives"])
-    reference = search_reference(trials, settings)
+    energy_of = search_energy(trials, settings)
+    reference = search_reference(trials, settings, energy_of)
     front = pareto_front(trials, objectives)
     curves = hypervolume_over(trials, objectives=objectives, reference=reference)
     seeds = trials["seed"].nunique()
@@ -61,7 +62,10 @@ def write_paper(run: Path) -> list[Path]:
         ),
     }
     try:
-        figures["importance"] = _importance(trials, objectives), _importance_caption(seeds, what)
+        figures["importance"] = (
+            _importance(trials, objectives, energy_of),
+            _importance_caption(seeds, what, objectives),
+        )
     except ValueError as error:
         print(f"no figure of the importances: {error}")
     tables = {
@@ -101,19 +105,22 @@ def _band(seeds: int) -> str:
     return f" The line is the median front, the band spans what {share}."
 
 
-def _importance(trials: pd.DataFrame, objectives: Sequence[str]):
+def _importance(trials: pd.DataFrame, objectives: Sequence[str], energy_of):
     by = "seed"
     if trials["seed"].nunique() == 1:
         by = "draw"
         draws = [trials.sample(frac=1, replace=True, random_state=i) for i in range(RESAMPLINGS)]
         trials = pd.concat([draw.assign(draw=i) for i, draw in enumerate(draws)])
-    tables = {name: importance(trials, name, by=by) for name in objectives}
+    tables = {name: importance(trials, name, by=by, energy_of=energy_of) for name in objectives}
     return plot_importance(tables, width=ONE_COLUMN)
 
 
-def _importance_caption(seeds: int, what: str) -> str:
+def _importance_caption(seeds: int, what: str, objectives: Sequence[str]) -> str:
     over = "seeds" if seeds > 1 else f"{RESAMPLINGS} resamplings of the trials"
-    return f"Importance of hyperparameters by fANOVA ({what}). Whiskers: range over {over}."
+    caption = f"Importance of hyperparameters by fANOVA ({what}). Whiskers: range over {over}."
+    if set(objectives) & set(MODELLED_ENERGIES):
+        caption += " That of the modelled energy follows from its formula."
+    return caption
 
 
 def _front_table(front: pd.DataFrame, objectives: Sequence[str], seeds: int) -> str:

@@ -26,7 +26,7 @@ from dsnn_utils.search.trial import (
     complete_energies,
     depth_bound,
     energy_function,
-    plain_energy,
+    energy_of_trials,
     run_trial,
 )
 
@@ -42,12 +42,12 @@ __all__ = [
     "depth_bound",
     "dsnn_space",
     "energy_function",
+    "energy_of_trials",
     "grid_points",
     "hyperband_plan",
     "known_good_configurations",
     "make_fidelity",
     "measure_points",
-    "plain_energy",
     "published_default",
     "random_points",
     "run_trial",

@@ -4,7 +4,7 @@ The tables are made by `make bench-search` (`tests/benchmarks/bench_search.py` e
 problems) and lie in `figures/strategies`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import chdir
 
 import pandas as pd
@@ -14,7 +14,7 @@ from dsnn_utils.analysis.fronts import reference_point
 from dsnn_utils.checks import require_columns
 from dsnn_utils.paths import project_root
 from dsnn_utils.runs.columns import MODELLED_ENERGIES, cost_among, loss_among
-from dsnn_utils.search.trial import plain_energy
+from dsnn_utils.search.trial import energy_of_trials
 from dsnn_utils.training.data import load_dataset
 
 TABLES = project_root() / "figures" / "strategies"
@@ -33,23 +33,35 @@ def read_comparison() -> pd.DataFrame:
     return pd.read_csv(TABLES / "comparison.csv")
 
 
-def search_reference(trials: pd.DataFrame, settings: Mapping) -> dict[str, float]:
+def search_energy(trials: pd.DataFrame, settings: Mapping) -> Callable[[Mapping], float] | None:
+    """The `energy_function` of a search's network for its modelled energy.
+
+    `settings` as `read_settings` gives them. None where they name no network of ours or the search
+    minimised no modelled energy. Only data that is not known by name is loaded. Raises what
+    `load_dataset` and `energy_of_trials` raise.
+    """
+    energy = cost_among(settings["objectives"])
+    if "recipe" not in settings or energy not in MODELLED_ENERGIES:
+        return None
+    try:
+        return energy_of_trials(trials, energy)
+    except ValueError:  # the shape of the images is that of the data
+        with chdir(project_root()):  # as in notebooks, relative paths start there
+            data = load_dataset(**settings["data"])
+        shape = tuple(data.train.images.shape[1:])
+        return energy_of_trials(trials, energy, shape, data.num_classes)
+
+
+def search_reference(
+    trials: pd.DataFrame, settings: Mapping, energy_of: Callable[[Mapping], float] | None
+) -> dict[str, float]:
     """The reference point of a search: error 1 and, of a modelled energy, the plain network's.
 
-    `settings` as `read_settings` gives them. What is no training of a network of ours, and other
-    objectives, have the reference point of `analysis.reference_point`. Only data that is not known
-    by name is loaded. Raises what `load_dataset` raises.
+    `energy_of` as `search_energy` gives it; without, the point is that of
+    `analysis.reference_point`.
     """
     objectives = loss_among(settings["objectives"]), cost_among(settings["objectives"])
-    plain_j = None
-    if "recipe" in settings and objectives[1] in MODELLED_ENERGIES:
-        try:
-            plain_j = plain_energy(trials, objectives[1])
-        except ValueError:  # the shape of the images is that of the data
-            with chdir(project_root()):  # as in notebooks, relative paths start there
-                data = load_dataset(**settings["data"])
-            shape = tuple(data.train.images.shape[1:])
-            plain_j = plain_energy(trials, objectives[1], shape, data.num_classes)
+    plain_j = None if energy_of is None else energy_of({"shift_depth": 0})
     return reference_point(trials, objectives, plain_j)
 
 
