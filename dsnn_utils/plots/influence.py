@@ -35,7 +35,9 @@ from dsnn_utils.runs.rows import successful
 
 
 @styled
-def plot_importance(tables: Mapping[str, pd.DataFrame], top: int = 8) -> DualFigure:
+def plot_importance(
+    tables: Mapping[str, pd.DataFrame], top: int = 8, width: float = ONE_COLUMN * 1.35
+) -> DualFigure:
     """fANOVA importances of {objective: `analysis.importance(...)`}; whiskers: range over seeds.
 
     The `top` hyperparameters by summed importance; the others are in the data.
@@ -45,7 +47,7 @@ def plot_importance(tables: Mapping[str, pd.DataFrame], top: int = 8) -> DualFig
         k: t.set_index("hyperparameter").reindex(names).fillna(0.0) for k, t in tables.items()
     }
     order = sum(t["importance"] for t in merged.values()).sort_values(kind="stable").index[-top:]
-    figure, axis = new_axes(ONE_COLUMN * 1.35, 0.7 + 0.21 * len(order) * max(1, len(tables) * 0.6))
+    figure, axis = new_axes(width, 0.7 + 0.21 * len(order) * max(1, len(tables) * 0.6))
     height = 0.8 / len(tables)
     for i, (objective, table) in enumerate(merged.items()):
         table = table.loc[order]
@@ -57,7 +59,7 @@ def plot_importance(tables: Mapping[str, pd.DataFrame], top: int = 8) -> DualFig
                   xerr=whiskers if np.any(whiskers) else None,  # one run has no range
                   error_kw={"lw": 0.8, "capsize": 1.5})  # fmt: skip
     axis.set_yticks(range(len(order)), [name_of(n).split(" (")[0] for n in order])
-    axis.set(xlabel="Importance (% of variance explained)")
+    axis.set(xlabel="Importance (% of variance)")
     axis.set_xlim(left=0)
     axis.grid(axis="y", visible=False)
     legend_above(figure, axis.get_legend_handles_labels()[0])

@@ -391,7 +391,7 @@ def test_front_without_a_default_and_with_a_plain_network():
 
 
 def test_unknown_axis_is_refused():
-    with pytest.raises(ValueError, match="axis='energy': must be one of"):
+    with pytest.raises(ValueError, match="axis='energy': must end in a unit, or be one of"):
         plots.plot_front(TRIALS, x="energy")
 
 
