@@ -135,6 +135,12 @@ def _link_pages(page: str, beside: Collection[str]) -> str:
     return re.sub(r'<a href="(?!#|\w+:)([^"]*)">(.*?)</a>', link, page, flags=re.DOTALL)
 
 
+def write_page(page: Path, title: str, body: str) -> None:
+    """Write a page of its own: `body` is HTML, `title` is text."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(_INDEX.format(title=html.escape(title), body=body), encoding="utf-8")
+
+
 def write_index(
     page: Path,
     title: str,
@@ -153,7 +159,7 @@ def write_index(
     table = pd.concat([answers, of_stem], axis=1)
     pages = table.to_html(index=False, border=0, na_rep="", escape=False)
     body = f"{summary}\n<h2>Pages</h2>\n{pages}"
-    page.write_text(_INDEX.format(title=html.escape(title), body=body), encoding="utf-8")
+    write_page(page, title, body)
 
 
 def _opening(source: Path) -> tuple[str, str]:
