@@ -41,7 +41,6 @@ from dsnn_utils.runs.columns import (
     FIDELITIES,
     HYPERPARAMETERS,
     MEASURED,
-    OBJECTIVES,
     check_objectives,
 )
 
@@ -189,6 +188,11 @@ def _is_run(path: str) -> bool:
     return os.path.isfile(os.path.join(project_root(), path, "trials.csv"))
 
 
+def _are_runs(path: str) -> bool:
+    """Whether it is a run directory, or holds those of several seeds."""
+    return _is_run(path) or any(Path(project_root(), path.strip() or "-").glob("seed*/trials.csv"))
+
+
 def _is_grid(grid: Mapping) -> bool:
     names = [name.strip() for key in grid for name in str(key).split(",")]
     levels = all(isinstance(values, list) and values for values in grid.values())
@@ -236,7 +240,6 @@ _ALLOWED |= {
     "grid": _Allowed(
         _is_grid, f"lists of values of different names of {', '.join(HYPERPARAMETERS)}"
     ),
-    "objectives": _one_of(OBJECTIVES),
     "scheduler": _Allowed(
         lambda value: bool(re.fullmatch(r"\w+://\S+", value)),
         "the address of a Dask scheduler, as tcp://host:8786",
@@ -250,7 +253,7 @@ _ALLOWED_IN = {
         "activation_bits": _within(Range(2, 8)),
     },
 }
-_FEWEST = {"depths": 1, "noise_windows_s": 1, "objectives": 1, "seeds": 1}  # elements of a list
+_FEWEST = {"depths": 1, "noise_windows_s": 1, "seeds": 1}  # elements of a list
 
 _NEW_FOLDER = _Allowed(
     lambda path: bool(path.strip()) and not os.path.isfile(os.path.join(project_root(), path)),
@@ -271,7 +274,7 @@ _PATHS = {
         lambda name: name in KNOWN_DATASETS or _exists(name, ".zip"),
         f"one of {', '.join(KNOWN_DATASETS)}, or an existing folder or .zip file",
     ),
-    "more_runs": _RUN,
+    "more_runs": _Allowed(_are_runs, "a run directory, or a folder with those of several seeds"),
     "network": _NETWORK,
     "plain": _NETWORK,
     "points": _CONFIGURATIONS,

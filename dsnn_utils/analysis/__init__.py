@@ -10,6 +10,7 @@ from dsnn_utils.analysis.choosing import (
     read_seed_configurations,
     solution_card,
 )
+from dsnn_utils.analysis.comparing import holm, paired_tests, seeds_needed
 from dsnn_utils.analysis.fidelity import TRAINING_FIDELITIES, rank_agreement
 from dsnn_utils.analysis.fronts import (
     agreement_of_prices,
@@ -20,6 +21,7 @@ from dsnn_utils.analysis.fronts import (
     overview,
     pareto_front,
     reference_point,
+    summarise_runs,
 )
 from dsnn_utils.analysis.influence import ablation_path, importance, partial_dependence
 from dsnn_utils.analysis.trainings import (
@@ -38,6 +40,7 @@ __all__ = [
     "best_dominating_default",
     "choose",
     "depth_and_bits",
+    "holm",
     "hypervolume",
     "hypervolume_over",
     "importance",
@@ -45,12 +48,15 @@ __all__ = [
     "learning_curves",
     "likely_networks",
     "overview",
+    "paired_tests",
     "pareto_front",
     "partial_dependence",
     "plausible_accuracies",
     "rank_agreement",
     "read_seed_configurations",
     "reference_point",
+    "seeds_needed",
     "solution_card",
     "summarise_points",
+    "summarise_runs",
 ]

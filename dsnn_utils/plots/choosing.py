@@ -17,28 +17,25 @@ from dsnn_utils.plots.style import (
     DEPTH_COLOURS,
     GREY,
     LIGHT,
-    NAMES,
     ONE_COLUMN,
     PINK,
     SKY,
     TWO_COLUMNS,
     VERMILION,
     DualFigure,
+    axis_label,
     bin_index,
     bin_labels,
     bins_of,
     depth_norm,
     heatmap,
     legend_above,
+    name_of,
     new_axes,
     plotly_figure,
     styled,
 )
-from dsnn_utils.runs.columns import (
-    COMPUTE_ENERGY,
-    LOG_SCALED,
-    MODELLED_ENERGIES,
-)
+from dsnn_utils.runs.columns import COMPUTE_ENERGY, HYPERPARAMETERS, LOG_SCALED
 from dsnn_utils.runs.rows import successful
 
 
@@ -166,13 +163,16 @@ def _short(name: str) -> str:
         "activation_integer_bits": "Activation\ninteger\nbits",
         "activation_fraction_bits": "Activation\nfraction\nbits",
     }.get(name)
-    long = NAMES.get(name) or (AXES[name][0] if name in AXES else name)
-    return label or long.replace(" ", "\n", 1)
+    return label or _long(name).replace(" ", "\n", 1)
+
+
+def _long(name: str) -> str:
+    return name_of(name) if name in HYPERPARAMETERS else axis_label(name)[0]
 
 
 def _parallel_axis(column: pd.Series, name: str) -> tuple[np.ndarray, list, dict]:
     """Positions in 0..1, tick labels for the static face and plotly's dimension."""
-    label = ONE_LINE.get(name, NAMES.get(name, name))
+    label = ONE_LINE.get(name) or _long(name)
     if not pd.api.types.is_numeric_dtype(column):
         column = column.astype(object).where(column.notna(), "none")  # integers have no shift type
         names = sorted(column.astype(str).unique())
@@ -181,7 +181,7 @@ def _parallel_axis(column: pd.Series, name: str) -> tuple[np.ndarray, list, dict
         dimension = {"label": label, "values": codes.tolist(), "ticktext": names,
                      "tickvals": list(range(len(names)))}  # fmt: skip
         return codes / max(1, len(names) - 1), list(zip(places, names, strict=True)), dimension
-    factor = AXES[name][1] if name in AXES and name != "epochs" else 1
+    factor = 1 if name in HYPERPARAMETERS or name not in AXES else AXES[name][1]
     values = factor * column.astype(float).to_numpy()
     log = name in LOG_SCALED and np.nanmin(values) > 0
     shown = np.log10(values) if log else values
@@ -202,14 +202,13 @@ def plot_tradeoff(
 ) -> DualFigure:
     """Best validation error, and the energy it costs, for each shift depth and number of bits.
 
-    bits: "weight_bits" or "activation_bits" (integer plus fraction); cost: one of the modelled
-    energies. Empty cells were not tried.
+    bits: "weight_bits" or "activation_bits" (integer plus fraction); cost: the other objective.
+    Empty cells were not tried.
     """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
     require_choice("bits", bits, ("weight_bits", "activation_bits"))
-    require_choice("cost", cost, MODELLED_ENERGIES)
     objectives = ("loss", cost)
     rows = successful(trials, objectives)
     total = rows["activation_integer_bits"] + rows["activation_fraction_bits"]
@@ -226,10 +225,10 @@ def plot_tradeoff(
     panels = {}
     for name in objectives:
         cells = np.full(shape, np.nan)
-        cells[best["b"], best["d"]] = AXES[name][1] * best[name]
+        cells[best["b"], best["d"]] = axis_label(name)[1] * best[name]
         panels[name] = pd.DataFrame(cells, index=labels[1], columns=labels[0])
     figure, axes = new_axes(TWO_COLUMNS, 0.9 + 0.24 * shape[0], 1, 2, sharey=True)
-    titles = ("Lowest validation error (%)", AXES[cost][0].replace(" (µJ", " there (µJ"))
+    titles = ("Lowest validation error (%)", axis_label(cost)[0].replace(" (", " there ("))
     live = make_subplots(
         figure=plotly_figure(height=440, margin={"t": 75}), rows=1, cols=2, horizontal_spacing=0.2,
         subplot_titles=titles,
@@ -292,7 +291,7 @@ def plot_accuracy_drop(
     at = table[table["drop"] == drop]
     figure, axis = new_axes(ONE_COLUMN * 1.35, 2.6)
     saving = 100 * table.pivot(index="drop", columns=by, values="saving")
-    number, what = saving.shape[1], AXES[cost][0].split(" (")[0].lower()
+    number, what = saving.shape[1], axis_label(cost)[0].split(" (")[0].lower()
     low, high = _range_of(number)
     if number < 20:
         axis.step(saving.index * 100, saving, where="post", color=SKY, lw=0.9)

@@ -8,15 +8,15 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from dsnn_utils.checks import require_columns
 from dsnn_utils.plots.style import (
-    AXES,
     BLUE,
     CATEGORIES,
-    NAMES,
     ONE_COLUMN,
     PLOTLY_AXIS,
     TWO_COLUMNS,
     DualFigure,
+    axis_label,
     legend_above,
+    name_of,
     new_axes,
     plotly_figure,
     styled,
@@ -64,7 +64,7 @@ def plot_space(samples: pd.DataFrame) -> DualFigure:
             else:
                 axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
             axis.grid(axis="x", visible=False)
-        axis.set_title(NAMES[name])
+        axis.set_title(name_of(name))
         axis.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
         parts.append(pd.DataFrame({"hyperparameter": name, "value": labels, "count": counts}))
     for axis in axes.flat[len(names) :]:
@@ -87,7 +87,7 @@ def plot_hypervolume(curves: pd.DataFrame, group: str | None = None) -> DualFigu
     x = next((n for n in ("trial", "epochs", "duration_s") if n in curves.columns), None)
     if x is None:
         raise ValueError("curves: must have a column trial, epochs or duration_s")
-    label = "Time spent in trials (s)" if x == "duration_s" else AXES[x][0]
+    label = "Time spent in trials (s)" if x == "duration_s" else axis_label(x)[0]
     keys = [c for c in curves.columns if c not in (x, "hypervolume")]
     figure, axis = new_axes(ONE_COLUMN, 2.3)
     live = plotly_figure(height=400, hovermode="x unified")

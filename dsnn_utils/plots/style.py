@@ -7,6 +7,7 @@ are told apart with every common colour blindness.
 import functools
 import io
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 
-from dsnn_utils.checks import require_choice
+from dsnn_utils.runs.columns import split_unit
 
 ONE_COLUMN, TWO_COLUMNS = 3.3, 6.9  # inches
 # Okabe and Ito's palette, told apart with every common colour blindness.
@@ -57,6 +58,7 @@ STYLE: dict[Any, Any] = {  # matplotlib types its settings one by one, by litera
     "figure.dpi": 150,
     "svg.fonttype": "none",
     "svg.hashsalt": "dsnn",
+    "pdf.fonttype": 42,  # embedded as TrueType: publishers refuse type 3
 }
 PLOTLY_LAYOUT = {
     "font": {"family": "DejaVu Sans, Verdana, sans-serif", "size": 13, "color": "#222222"},
@@ -182,9 +184,25 @@ def depth_norm(rows: pd.DataFrame) -> Normalize:
 
 
 def axis_label(name: str) -> tuple[str, float]:
-    """(label with unit, factor) of a column; ValueError for one without a label."""
-    require_choice("axis", name, AXES)
-    return AXES[name]
+    """(label with unit, factor) of a column; of one's own it is the name with the unit at its end.
+
+    Raises ValueError for a column without label and unit.
+    """
+    if name in AXES:
+        return AXES[name]
+    own = split_unit(name)
+    if own is None:
+        raise ValueError(f"axis={name!r}: must end in a unit, or be one of {', '.join(AXES)}")
+    return f"{_words(own[0])} ({own[1]})", 1
+
+
+def name_of(hyperparameter: str) -> str:
+    """A hyperparameter in words."""
+    return NAMES.get(hyperparameter) or _words(hyperparameter)
+
+
+def _words(name: str) -> str:
+    return name[:1].upper() + name[1:].replace("_", " ")
 
 
 def plotly_figure(**layout):
@@ -242,6 +260,12 @@ class DualFigure:
     def png(self) -> bytes:
         """The static face as PNG (200 dpi), the same bytes for the same figure."""
         return self._render("png", {"Software": None}, dpi=200)
+
+    def pdf(self) -> bytes:
+        """The static face as PDF with its fonts embedded, the same bytes for the same figure."""
+        # The dpi is that of rasterised marks, here for print.
+        nothing = dict.fromkeys(("CreationDate", "Creator", "Producer"))
+        return self._render("pdf", nothing, dpi=300)
 
     def _render(self, kind: str, metadata: dict, dpi="figure") -> bytes:
         buffer = io.BytesIO()
@@ -302,3 +326,14 @@ def draw(make: Callable[[], DualFigure], path_stem: str | Path | None = None):
     if path_stem is not None:
         figure.save(path_stem)
     return figure
+
+
+def someone_looks() -> bool:
+    """True in a notebook open in JupyterLab or VS Code; False in a terminal or under papermill."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
+    # Jupyter's server and VS Code set these for the kernels they start; batch executors do not.
+    front_end = "JPY_SESSION_NAME" in os.environ or "VSCODE_PID" in os.environ
+    return hasattr(get_ipython(), "kernel") and front_end

@@ -16,7 +16,14 @@ from dsnn_utils.runs.columns import (
     modelled_energy_among,
     under_both_prices,
 )
-from dsnn_utils.runs.directory import environment, find_run, read_results, read_settings
+from dsnn_utils.runs.directory import (
+    environment,
+    find_run,
+    find_runs,
+    read_results,
+    read_settings,
+    seed_dir,
+)
 from dsnn_utils.runs.rows import configuration_columns, default_rows, default_trial, successful
 from dsnn_utils.runs.table import read_runs, read_trials, to_python, write_trials
 
@@ -37,12 +44,14 @@ __all__ = [
     "default_trial",
     "environment",
     "find_run",
+    "find_runs",
     "loss_among",
     "modelled_energy_among",
     "read_results",
     "read_runs",
     "read_settings",
     "read_trials",
+    "seed_dir",
     "successful",
     "to_python",
     "under_both_prices",

@@ -3,7 +3,9 @@
 Every name that the table, a search over it or an analysis of it goes by is defined here, once.
 """
 
+import re
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import NamedTuple
 
 from dsnn_utils.checks import require_choice
@@ -90,22 +92,53 @@ OBJECTIVES = LOSSES | {
     "duration_s": Objective("s", "wall-clock time of the trial"),
 }
 DEFAULT_OBJECTIVES = ("loss", COMPUTE_ENERGY)
+#: Units that may end the name of an objective of one's own, and how they are written.
+UNITS = {
+    "us": "µs", "ms": "ms", "s": "s", "h": "h", "bytes": "bytes", "kb": "kB", "mb": "MB",
+    "gb": "GB", "kib": "KiB", "mib": "MiB", "gib": "GiB", "uj": "µJ", "mj": "mJ", "j": "J",
+    "wh": "Wh", "kwh": "kWh", "mw": "mW", "w": "W", "gco2eq": "gCO₂eq", "l": "L", "nats": "nats",
+    "percent": "%", "count": "count",
+}  # fmt: skip
+_WITH_UNIT = re.compile(rf"([a-z]\w*?)_({'|'.join(UNITS)})((?:_per_[a-z]+)?)")
+
+
+def split_unit(name: str) -> tuple[str, str] | None:
+    """What a name speaks of, and its unit as written; None for a name without a unit at its end.
+
+    >>> split_unit("latency_ms_per_image")
+    ('latency', 'ms per image')
+    """
+    found = _WITH_UNIT.fullmatch(name)
+    if found is None:
+        return None
+    what, unit, per = found.groups()
+    return what, UNITS[unit] + per.replace("_", " ")
 
 
 def check_objectives(names: Iterable[str], *, wue_l_per_kwh: float | None = None) -> list[str]:
     """`names` as a list, or ValueError naming what is allowed.
 
+    Besides `OBJECTIVES` these are columns of one's own, which a target function returns: any name
+    with a unit at its end (`UNITS`, possibly with `_per_image` or the like), such as `latency_ms`.
+    One that is nearly a known name is taken for misspelt.
+
     With `wue_l_per_kwh` given, `water_l` is refused at 0: it would be 0 for every trial.
     """
     given = [] if isinstance(names, str) else list(names)
-    if not given or not set(given) <= OBJECTIVES.keys() or len(set(given)) < len(given):
+    good = all(isinstance(n, str) and (n in OBJECTIVES or _is_own(n)) for n in given)
+    if not given or not good or len(set(given)) < len(given):
         raise ValueError(
             f"objectives={given or names!r}: must be a list of one or more different names out of "
-            f"{', '.join(OBJECTIVES)}"
+            f"{', '.join(OBJECTIVES)}; or of columns of your own that end in a unit, as latency_ms"
         )
     if "water_l" in given and wue_l_per_kwh is not None and wue_l_per_kwh <= 0:
         raise ValueError(f"wue_l_per_kwh={wue_l_per_kwh}: must be over 0 with objective water_l")
     return given
+
+
+def _is_own(name: str) -> bool:
+    known = name in (*COLUMNS, *ACCURACIES) or get_close_matches(name, OBJECTIVES, cutoff=0.95)
+    return not known and split_unit(name) is not None
 
 
 def loss_among(objectives: Iterable[str]) -> str:

@@ -78,7 +78,7 @@ def open_run(run_dir: Path, settings: Mapping, n_trials: int) -> None:
     path = run_dir / "search.json"
     if path.exists():
         info = read_json(path, "settings")
-        known = _settings_in(info, path)
+        known = _settings_in(info, path)[0]
         different = [
             f"{name}={settings.get(name)!r} (there: {known.get(name)!r})"
             for name in sorted(settings.keys() | known.keys())
@@ -132,9 +132,7 @@ def read_finished(run_dir: Path) -> list[dict]:
             f"again; the file as it was is kept as {copy.name}",
             stacklevel=4,
         )
-    if len(text.splitlines()) < 2:  # a header alone
-        return []
-    rows = to_records(read_trials(path))
+    rows = to_records(read_trials(path, empty=True))
     numbers = [row["trial"] for row in rows]
     twice = sorted({n for n in numbers if numbers.count(n) > 1})
     if twice:
@@ -196,21 +194,29 @@ def read_settings(run_dir: str | Path) -> dict:
 
     Raises FileNotFoundError where there is none, ValueError naming the file and what is wrong.
     """
+    return read_all_settings(run_dir)[0]
+
+
+def read_all_settings(run_dir: str | Path) -> list[dict]:
+    """As `read_settings`, of each of the runs that were put together; of one run a single one."""
     path = Path(run_dir) / "search.json"
     if not path.exists():
         raise FileNotFoundError(f"run_dir={str(run_dir)!r}: must hold the search.json of a search")
     objectives = list(DEFAULT_OBJECTIVES)  # trainings of given networks have none of their own
-    return {"objectives": objectives, **_settings_in(read_json(path, "settings"), path)}
+    infos = _settings_in(read_json(path, "settings"), path)
+    return [{"objectives": objectives, **settings} for settings in infos]
 
 
-def _settings_in(info, path: Path) -> dict:
+def _settings_in(info, path: Path) -> list[dict]:
     try:
-        settings = info.get("runs", [info])[0]["settings"]
-        objectives = settings.get("objectives", DEFAULT_OBJECTIVES)
+        settings = [one["settings"] for one in info.get("runs", [info])]
+        objectives = [one.get("objectives", DEFAULT_OBJECTIVES) for one in settings]
+        require(settings, f"settings={str(path)!r}: must hold the settings of a search")
     except (AttributeError, LookupError, TypeError):
         raise ValueError(f"settings={str(path)!r}: must hold the settings of a search") from None
     try:
-        check_objectives(objectives)
+        for names in objectives:
+            check_objectives(names)
     except ValueError as error:
         raise ValueError(f"settings={str(path)!r}: {error}") from None
     return settings
@@ -234,6 +240,28 @@ def read_results(run_dir: str | Path) -> dict:
     right = all(isinstance(number, int) for number in numbers)
     require(right, f"results={str(path)!r}: must hold the trial and the seed that were chosen")
     return results
+
+
+def seed_dir(folder: str | Path, seed: int) -> Path:
+    """Where in `folder` the run of one seed lies, if it holds a search under several seeds."""
+    return Path(folder) / f"seed{seed}"
+
+
+def find_runs(run_dir: str | Path, more_runs: Sequence[str | Path] = ()) -> list[Path]:
+    """The run directories of a search under several seeds, from the project's root.
+
+    Each name is that of a run directory or of a folder with the runs of several seeds (see
+    `seed_dir`), in order of their seeds. Raises FileNotFoundError as `find_run`, which is asked
+    for every other one.
+    """
+    found: list[Path] = []
+    for name in (run_dir, *more_runs):
+        folder = project_root() / name
+        seeds = [] if (folder / "trials.csv").exists() else folder.glob("seed*/trials.csv")
+        numbered = {path.parent.name.removeprefix("seed"): path.parent for path in seeds}
+        several = [numbered[seed] for seed in sorted(filter(str.isdecimal, numbered), key=int)]
+        found += several or [find_run(name)]
+    return found
 
 
 def find_run(run_dir: str | Path) -> Path:

@@ -61,8 +61,8 @@ def _one_line(value):
     return " ".join(value.split()) if isinstance(value, str) else value
 
 
-def read_trials(path: str | Path) -> pd.DataFrame:
-    """Read a trials table (a run directory or the CSV itself).
+def read_trials(path: str | Path, empty: bool = False) -> pd.DataFrame:
+    """Read a trials table (a run directory or the CSV itself), which may be `empty`.
 
     One of an earlier version may lack `NEWER_COLUMNS`; of these the modelled energies can be
     computed (`search.complete_energies`).
@@ -78,6 +78,7 @@ def read_trials(path: str | Path) -> pd.DataFrame:
     try:
         text = path.read_text(encoding="utf-8")
         lines = _check_lines(text, name)
+        require(lines or empty, f"{name}: must have at least one row")
         table = pd.read_csv(io.StringIO(text))
     except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
         raise ValueError(f"{name}: is damaged: {error}") from error
@@ -116,7 +117,6 @@ def _check_lines(text: str, name: str) -> list[int]:
         raise ValueError(f"{name}: is damaged: line {rows.line_num}: {error}") from error
     finally:
         csv.field_size_limit(before)
-    require(lines, f"{name}: must have at least one row")
     return lines
 
 
@@ -168,12 +168,7 @@ def read_runs(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
         if others:
             print(f"{run_dir}: trials of {first} only, without those of {', '.join(others)}")
         table = table[table["strategy"] == first]
-        twice = table.duplicated(["seed", "trial"])
-        if twice.any():
-            seed, trial = table.loc[twice, ["seed", "trial"]].iloc[0]
-            raise ValueError(
-                f"trials={str(run_dir)!r}: must have trial {trial} of seed {seed} only once"
-            )
+        check_once(table, run_dir)
         tables.append(table)
     trials = pd.concat(tables, ignore_index=True)
     name = f"runs={[str(run_dir) for run_dir in run_dirs]}"
@@ -183,6 +178,16 @@ def read_runs(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
     if trials["seed"].nunique() < sum(table["seed"].nunique() for table in tables):
         raise ValueError(f"{name}: must be of different seeds")
     return trials
+
+
+def check_once(trials: pd.DataFrame, run_dir: str | Path) -> None:
+    """ValueError naming a trial that a strategy has twice under one seed."""
+    twice = trials.duplicated(["strategy", "seed", "trial"])
+    if twice.any():
+        seed, trial = trials.loc[twice, ["seed", "trial"]].iloc[0]
+        raise ValueError(
+            f"trials={str(run_dir)!r}: must have trial {trial} of seed {seed} only once"
+        )
 
 
 def python_value(value):

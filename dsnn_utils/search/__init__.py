@@ -27,6 +27,7 @@ from dsnn_utils.search.trial import (
     complete_energies,
     depth_bound,
     energy_function,
+    energy_of_trials,
     recorded_data,
     run_trial,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "depth_bound",
     "dsnn_space",
     "energy_function",
+    "energy_of_trials",
     "grid_points",
     "hyperband_plan",
     "known_good_configurations",

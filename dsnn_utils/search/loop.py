@@ -169,8 +169,10 @@ def search(
     `evaluate(point, seed)` runs one trial and returns its result columns, `loss` and the objectives
     among them; what it raises is recorded as a crashed trial. In a process of its own (see below)
     it cannot start processes itself. If it also has `energy_of(objective)`, as `TargetFunction`
-    has, a modelled energy is computed beforehand and only the loss is left to the surrogate; if it
-    has `discard(point, seed)`, that is called when a trial is recorded. The published default is
+    has, a modelled energy is computed beforehand and only the loss is left to the surrogate (a
+    warning says where "smac_mf" has to do without); if it has `discard(point, seed)`, that is
+    called when a trial is recorded; if it has `check(objectives)`, that may refuse what it does not
+    return, before any trial. The published default is
     evaluated first, at every rung of the fidelity from the highest down, then the seed
     configurations, then the strategy's proposals.
 
@@ -195,6 +197,8 @@ def search(
     )
     n_trials = check_integer("n_trials", n_trials, least, why=why)
     check_execution(n_workers, scheduler, trial_timeout_s)
+    if hasattr(evaluate, "check"):
+        evaluate.check(settings.objectives)
     proposals = _OfAStrategy(settings, _known_energy(evaluate, settings))
     return run_trials(
         evaluate,
@@ -252,6 +256,12 @@ def _known_energy(evaluate, settings: SearchSettings) -> Callable[[Mapping], flo
     if len(objectives) != 2 or objectives[1] not in MODELLED_ENERGIES:
         return None
     if not hasattr(evaluate, "energy_of"):
+        if settings.strategy == "smac_mf" and settings.fidelity == "shift_depth":
+            warnings.warn(
+                f"the target function has no energy_of: {objectives[1]} is not known before a "
+                "training, and smac_mf is Hyperband with ParEGO, the weaker search (notebook 3)",
+                stacklevel=3,
+            )
         return None
     return evaluate.energy_of(objectives[1])
 

@@ -4,13 +4,18 @@ The tables are made by `make bench-search` (`tests/benchmarks/bench_search.py` e
 problems) and lie in `figures/strategies`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import chdir
 
 import pandas as pd
-from scipy.stats import wilcoxon
 
+from dsnn_utils.analysis.comparing import paired_tests
+from dsnn_utils.analysis.fronts import reference_point
 from dsnn_utils.checks import require_columns
 from dsnn_utils.paths import project_root
+from dsnn_utils.runs.columns import MODELLED_ENERGIES, cost_among, loss_among
+from dsnn_utils.search.trial import energy_of_trials
+from dsnn_utils.training.data import load_dataset
 
 TABLES = project_root() / "figures" / "strategies"
 STRATEGY_ORDER = (
@@ -28,6 +33,38 @@ def read_comparison() -> pd.DataFrame:
     return pd.read_csv(TABLES / "comparison.csv")
 
 
+def search_energy(trials: pd.DataFrame, settings: Mapping) -> Callable[[Mapping], float] | None:
+    """The `energy_function` of a search's network for its modelled energy.
+
+    `settings` as `read_settings` gives them. None where they name no network of ours or the search
+    minimised no modelled energy. Only data that is not known by name is loaded. Raises what
+    `load_dataset` and `energy_of_trials` raise.
+    """
+    energy = cost_among(settings["objectives"])
+    if "recipe" not in settings or energy not in MODELLED_ENERGIES:
+        return None
+    try:
+        return energy_of_trials(trials, energy)
+    except ValueError:  # the shape of the images is that of the data
+        with chdir(project_root()):  # as in notebooks, relative paths start there
+            data = load_dataset(**settings["data"])
+        shape = tuple(data.train.images.shape[1:])
+        return energy_of_trials(trials, energy, shape, data.num_classes)
+
+
+def search_reference(
+    trials: pd.DataFrame, settings: Mapping, energy_of: Callable[[Mapping], float] | None
+) -> dict[str, float]:
+    """The reference point of a search: error 1 and, of a modelled energy, the plain network's.
+
+    `energy_of` as `search_energy` gives it; without, the point is that of
+    `analysis.reference_point`.
+    """
+    objectives = loss_among(settings["objectives"]), cost_among(settings["objectives"])
+    plain_j = None if energy_of is None else energy_of({"shift_depth": 0})
+    return reference_point(trials, objectives, plain_j)
+
+
 def read_digits_table() -> pd.DataFrame:
     """Real trainings on scikit-learn's digits; `loss` is the validation error, 1 if it diverged."""
     table = pd.read_csv(TABLES / "digits_table.csv")
@@ -40,8 +77,9 @@ def compare_strategies(
     """Hypervolume after `trials` trials, and how smac_mf stands to each of its rivals.
 
     A row per problem and strategy: `seeds`, `mean`, `sd`, `over_random` (ratio of means over the
-    seeds both have), `smac_mf_over_it` and `p` (Wilcoxon signed-rank test, paired by seed,
-    one-sided: smac_mf is better).
+    seeds both have), `smac_mf_over_it`, and a two-sided Wilcoxon signed-rank test against smac_mf,
+    paired by seed: `p`, `p_holm` (corrected for all tests of the problem) and `better`
+    (see `analysis.paired_tests`).
 
     Raises ValueError if the results hold no run of that many trials.
     """
@@ -49,18 +87,19 @@ def compare_strategies(
     last = results[results["trials"] == trials]
     if last.empty:
         raise ValueError(f"trials={trials!r}: must be a number of trials that was recorded")
-    rows = []
-    for problem, part in last.groupby("problem", sort=False):
+    tables = []
+    for _, part in last.groupby("problem", sort=False):
         at = part.pivot_table(index="seed", columns="strategy", values="hypervolume")
-        for name in [n for n in (*rivals, "smac_mf") if n in at]:
-            row = {"problem": problem, "strategy": name, "seeds": int(at[name].count())}
-            row |= {"mean": at[name].mean(), "sd": at[name].std()}
-            if "random" in at:
-                both = at[["random", name]].loc[:, ["random", name]].dropna()
-                row["over_random"] = both.iloc[:, 1].mean() / both.iloc[:, 0].mean()
-            if "smac_mf" in at and name != "smac_mf" and at[["smac_mf", name]].dropna().size:
-                both = at[["smac_mf", name]].dropna()
-                row["smac_mf_over_it"] = both["smac_mf"].mean() / both[name].mean()
-                row["p"] = wilcoxon(both["smac_mf"], both[name], alternative="greater").pvalue
-            rows.append(row)
-    return pd.DataFrame(rows).set_index(["problem", "strategy"])
+        names = [name for name in (*rivals, "smac_mf") if name in at]
+        table = at[names].agg(["count", "mean", "std"]).T.set_axis(["seeds", "mean", "sd"], axis=1)
+        table["seeds"] = table["seeds"].astype(int)
+        for rival, column in (("random", "over_random"), ("smac_mf", "smac_mf_over_it")):
+            if rival in at:
+                both = {name: at[[rival, name]].dropna().mean() for name in names}
+                ratio = pd.Series({n: means.iloc[1] / means.iloc[0] for n, means in both.items()})
+                table[column] = ratio if rival == "random" else (1 / ratio).drop("smac_mf")
+        if "smac_mf" in at:
+            tests = paired_tests(at, [("smac_mf", name) for name in names if name != "smac_mf"])
+            table = table.join(tests.set_index("second")[["p", "p_holm", "better"]])
+        tables.append(table.rename_axis("strategy"))
+    return pd.concat(tables, keys=last["problem"].unique(), names=["problem"])

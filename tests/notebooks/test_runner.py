@@ -1,6 +1,7 @@
 """The notebook runner, on throw-away notebooks in a throw-away project."""
 
 import re
+import shutil
 import subprocess
 import sys
 from base64 import b64encode
@@ -12,7 +13,6 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from dsnn_utils import pages, paths, runner
 from dsnn_utils import parameters as declaring
-from dsnn_utils.runs import write_trials
 
 PARAMETERS = """# a comment
 epochs: int = 3  # passes over the data
@@ -221,6 +221,7 @@ print(os.getcwd(), os.environ["PYTHONHASHSEED"], sys.executable)"""
 def test_run_notebook(project, capfd):
     path = write_notebook(project / "notebooks" / "n.ipynb", SHOW)
     values = {"epochs": "4", "lr": "1e-3", "augment": "false", "depths": "[3]", "dataset": 'a"b'}
+    (project / 'a"b').mkdir()
     output = project / "deep" / "er" / "out.ipynb"
     result = runner.run_notebook(path, output, values)
     lines = text_of(result).splitlines()
@@ -259,19 +260,12 @@ def test_unwritable_output_is_refused(project):
         runner.run_notebook(path, project / "file" / "out.ipynb")
 
 
-def trial(origin, loss, energy):
-    objectives = {"loss": loss, "energy_modelled_j_per_image": energy}
-    return {"status": "SUCCESS", "origin": origin, "shift_depth": 3, **objectives}
-
-
 def test_command_line_runs_in_order_and_reports(project, capsys):
     write_notebook(project / "notebooks" / "01_a.ipynb", "print(epochs, lr, run_dir)")
     write_notebook(project / "notebooks" / "02_b.ipynb", "print(epochs)")
     (project / "notebooks" / "profiles" / "demo.yaml").write_text("epochs: 2\nlr: 0.5\n")
     out = project / "runs" / "x"
-    rows = [trial("default", 0.2, 2e-6), trial("model", 0.1, 3e-6), trial("model", 0.3, 4e-6)]
-    out.mkdir(parents=True)
-    write_trials(rows, out)
+    shutil.copytree(Path(__file__).parents[2] / "figures" / "demo", out)
 
     arguments = ["--profile", "demo", "--out", "runs/x", "-p", "epochs", "9"]
     assert runner.main(arguments) == 0
@@ -281,11 +275,14 @@ def test_command_line_runs_in_order_and_reports(project, capsys):
     shown = capsys.readouterr().out
     assert shown.index("01_a") < shown.index("02_b") < shown.index("Pareto front")
     front = shown[shown.index("Pareto front") :]
-    assert "default" in front and "0.000003" in front and "0.000004" not in front
+    assert "model" in front and "default" not in front  # which is dominated
     assert shown.endswith(f"Report: {out / 'report' / 'index.html'}\n")
 
     index = (out / "report" / "index.html").read_text()
-    assert 'href="01_a.html"' in index and 'href="02_b.html"' in index and "0.000003" in index
+    assert 'href="01_a.html"' in index and 'href="02_b.html"' in index
+    for said in ("digits, 1150 training images", "smac 2.4.1", "Chosen network", "99.0 % test"):
+        assert said in index
+    assert index.count("data:image/svg+xml") == 1 and not re.search(r'src="(?!data:)', index)
     page = (out / "report" / "01_a.html").read_text()
     assert "<math>" in page and "<script" not in page
 
@@ -316,12 +313,12 @@ def test_runs_at_once_do_not_disturb_each_other(project):
     command = [sys.executable, "-m", "dsnn_utils.runner", "--no-html"]
     running = [
         subprocess.Popen([*command, "--out", f"runs/{i}", "-p", "epochs", str(i)], stderr=-1)
-        for i in range(2)
+        for i in (1, 2)
     ]
     for process in running:
         _, error = process.communicate(timeout=60)
         assert process.returncode == 0, error
-    for i in range(2):
+    for i in (1, 2):
         executed = nbformat.read(project / "runs" / str(i) / "notebooks" / "n.ipynb", as_version=4)
         assert text_of(executed) == f"{i}\n"
 
@@ -401,16 +398,27 @@ def test_pages_show_the_static_figure_and_mathml_without_scripts(tmp_path):
     plotly = {"application/vnd.plotly.v1+json": {"data": [], "layout": {}}}
     figure = plotly | {"image/svg+xml": svg, "text/plain": "Figure"}
     formulas = "Inline $a<b$\n\n\\begin{align*}a&=b\\\\c&=d\\end{align*}\n\nbroken $\\foo$"
-    link = "\n\n[next](02_next.ipynb#a)"
+    links = "\n\n[next](02_next.ipynb#a) [all](../README.md#the-notebooks) [gone](03_gone.ipynb)"
+    folded = "\n\n<details><summary>Solution</summary>\n\n*text*\n\n</details>"
     bar = new_output("stream", name="stderr", text="\r10%\r100%\n")
     cells = [
-        new_markdown_cell(formulas + link),
+        new_markdown_cell(formulas + links + folded),
         new_code_cell("figure", outputs=[new_output("display_data", data=figure), bar]),
     ]
     nbformat.write(new_notebook(cells=cells), tmp_path / "n.ipynb")
-    pages.write_html(tmp_path / "n.ipynb", tmp_path / "n.html", images=tmp_path)
+    beside = {"02_next", "index"}
+    pages.write_html(tmp_path / "n.ipynb", tmp_path / "n.html", images=tmp_path, beside=beside)
     page = (tmp_path / "n.html").read_text()
     assert '<img alt="Figure"' in page and b64encode(svg.encode()).decode() in page
     assert "<script" not in page and not re.search(r'src="(?!data:)', page)
-    assert 'href="02_next.html#a"' in page and "100%" in page and ">10%" not in page
+    assert 'href="02_next.html#a"' in page and 'href="index.html"' in page
+    assert "gone" in page and "03_gone" not in page  # a link that would lead nowhere
+    assert re.search(r"<details><summary>Solution</summary>\s*<p><em>text</em></p>\s*</det", page)
+    assert "100%" in page and ">10%" not in page
     assert page.count("<math") == 2 and "<code>\\foo</code>" in page
+
+
+def test_a_text_becomes_a_page_with_anchors(tmp_path):
+    (tmp_path / "words.md").write_text("# Words\n\n### shift depth\n\nlayers")
+    pages.write_html(tmp_path / "words.md", tmp_path / "words.html", images=tmp_path)
+    assert '<h3 id="shift-depth">' in (tmp_path / "words.html").read_text()

@@ -18,7 +18,7 @@ from dsnn_utils.runs import (
     modelled_energy_among,
     under_both_prices,
 )
-from dsnn_utils.runs.columns import NEWER_COLUMNS, TRAINING_READINGS
+from dsnn_utils.runs.columns import NEWER_COLUMNS, TRAINING_READINGS, split_unit
 from dsnn_utils.search import dsnn_space
 
 
@@ -28,7 +28,21 @@ def test_objectives_are_returned_as_given():
     assert check_objectives(OBJECTIVES, wue_l_per_kwh=1.8) == list(OBJECTIVES)
 
 
-@pytest.mark.parametrize("names", [[], "loss", ["loss", "loss"], ["loss", "energy"], ["Loss"]])
+def test_an_objective_of_ones_own_ends_in_its_unit():
+    own = ["loss", "latency_ms", "peak_memory_mb", "energy_j_per_batch"]
+    assert check_objectives(own) == own
+    assert [split_unit(name) for name in own] == [
+        None, ("latency", "ms"), ("peak_memory", "MB"), ("energy", "J per batch"),
+    ]  # fmt: skip
+
+
+MISSPELT = ["energy_modeled_j_per_image", "emission_gco2eq", "val_accuracy", "latency", "_ms", 3]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [[], "loss", ["loss", "loss"], ["Loss"], *(["loss", name] for name in MISSPELT)],
+)
 def test_objectives_are_refused_with_the_list_of_known_ones(names):
     with pytest.raises(ValueError, match="^objectives=.*must be.*loss, val_cross_entropy, energy"):
         check_objectives(names)

@@ -331,8 +331,9 @@ def test_other_damage_is_refused_and_named(tmp_path):
     text, known = table.read_text(), settings.read_text()
     lines = text.splitlines(keepends=True)
     for damaged, message in (
-        ("".join([*lines, lines[5]]), "holds trial 4 twice"),
-        (text[:40], "lacks the columns"),
+        ("".join([*lines, lines[5]]), "line 22: must not be the same as another line"),
+        (text[:40], "its last line must end in a line break"),
+        (lines[0][:40] + "\n", "lacks the columns"),
         ("", "is damaged"),
         ("".join([*lines[:5], "1,2," * 50 + "\n", *lines[5:]]), "is damaged"),
     ):
@@ -342,7 +343,7 @@ def test_other_damage_is_refused_and_named(tmp_path):
         assert table.read_text() == damaged
     table.write_text(text)
     settings.write_text(known[:100])
-    with pytest.raises(ValueError, match="search.json is damaged"):
+    with pytest.raises(ValueError, match="settings=.*search.json.*must be a file of JSON"):
         run(tmp_path, strategy="tpe", n_trials=20)
 
 
