@@ -43,7 +43,11 @@ def importance(
             continue
         if len(run) > max_trials:  # twice the trials take three times as long
             run = run.sample(max_trials, random_state=seed)
-        results.append(_fanova(run, names, objective, seed, optuna))
+        try:
+            results.append(_fanova(run, names, objective, seed, optuna))
+        except RuntimeError as error:  # no tree found anything to split
+            if "zero total variance" not in str(error):
+                raise
     if not results:
         raise ValueError(
             f"trials: must have at least 4 successful rows that differ in {objective} in one run "

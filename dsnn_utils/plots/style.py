@@ -92,6 +92,8 @@ AXES = {
     "emissions_gco2eq": ("Measured emissions of the trial (gCO₂eq)", 1),
     "embodied_gco2eq": ("Embodied emissions of the trial (gCO₂eq)", 1),
     "duration_s": ("Duration (s)", 1),
+    "exported_latency_ms_per_image": ("Latency in int8 (ms per image)", 1),
+    "exported_energy_measured_j_per_image": ("Measured energy in int8 (mJ per image)", 1e3),
     "trial": ("Trials", 1),
     "epochs": ("Training epochs spent", 1),
 }

@@ -47,6 +47,10 @@ TRAINING_READINGS = ("energy_measured_kwh", "emissions_gco2eq", "water_l")
 #: Measured over the validation of the last epoch alone, as the journal paper's script.
 VALIDATION_READING = "energy_measured_last_validation_kwh"
 MEASURED = (*TRAINING_READINGS, VALIDATION_READING)
+#: Of the trained network, exported to int8 and run; only where a search asks for it.
+EXPORTED_LATENCY = "exported_latency_ms_per_image"
+EXPORTED_ENERGY = "exported_energy_measured_j_per_image"
+EXPORTED = (EXPORTED_LATENCY, EXPORTED_ENERGY)
 ACCURACIES = ("val_accuracy", "test_accuracy")
 #: Validation accuracy after each epoch, as text with a blank between two epochs.
 CURVE = "validation_accuracy_by_epoch"
@@ -90,6 +94,8 @@ OBJECTIVES = LOSSES | {
         "gCO2eq", "share of the hardware's manufacturing emissions, by duration and assumptions"
     ),
     "duration_s": Objective("s", "wall-clock time of the trial"),
+    EXPORTED_LATENCY: Objective("ms", "time of an inference of the exported network"),
+    EXPORTED_ENERGY: Objective("J", "measured energy of an inference of the exported network"),
 }
 DEFAULT_OBJECTIVES = ("loss", COMPUTE_ENERGY)
 #: Units that may end the name of an objective of one's own, and how they are written.

@@ -7,7 +7,7 @@ active only for the optimizers that use it, and shift depth is bounded by the nu
 layers the network really has.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -21,7 +21,7 @@ from ConfigSpace import (
 )
 
 from dsnn_utils.checks import check_integer, require, require_choice
-from dsnn_utils.runs.columns import EXTENSIONS, FIDELITIES, MOMENTUM_OPTIMIZERS
+from dsnn_utils.runs.columns import ACTIVATION_BITS, EXTENSIONS, FIDELITIES, MOMENTUM_OPTIMIZERS
 from dsnn_utils.runs.table import to_python
 from dsnn_utils.shift.quantization import ACTIVATION_ROUNDINGS, CLIPPED_GRADIENTS
 from dsnn_utils.shift.specs import (
@@ -55,7 +55,7 @@ WHY = {
     "weight_decay": "never applied to the shift and sign parameters, searched on a log scale",
     "epochs": "length of the training",
 }
-SPACES = ("published", "extended", "integer")
+SPACES = ("published", "extended", "integer", "int8")
 
 
 @dataclass(frozen=True)
@@ -126,13 +126,16 @@ def dsnn_space(
     """The configuration space of a DSNN whose network has `max_depth` shiftable layers.
 
     `space` is "published"; "extended" by what makes few bits hold (see `ShiftSpec`), every choice
-    of which is a hyperparameter, with the published one as default; or "integer", the extended one
-    for uniform integers in place of shifts. In the last two a fitted activation format has as many
-    bits as `activation_integer_bits` says, and `activation_fraction_bits` is inactive.
+    of which is a hyperparameter, with the published one as default; "integer", the extended one
+    for uniform integers in place of shifts; or "int8", the extended one with what an int8 runtime
+    holds, fitted activations of 2 to 8 bits (8 by default). In all but the first a fitted
+    activation format has as many bits as `activation_integer_bits` says, and
+    `activation_fraction_bits` is inactive.
 
     Epochs are a hyperparameter (`min_epochs`..`epochs`) where `min_epochs` is given, else constant.
     `without` names the fidelity: the search sets it, so it is no hyperparameter then.
-    `seed` seeds the sampling. The default configuration is the published one.
+    `seed` seeds the sampling. The default configuration is the published one,
+    as far as the space has it.
     """
     require_choice("space", space, SPACES)
     for name, value in (("max_depth", max_depth), ("epochs", epochs)):
@@ -165,16 +168,23 @@ def dsnn_space(
         hyperparameters.append(Integer("shift_depth", (1, max_depth), default=max_depth))
     if min_epochs is not None and min_epochs < epochs:
         hyperparameters.append(Integer("epochs", (min_epochs, epochs), default=epochs))
-    left_out = {"published": EXTENSIONS, "extended": (), "integer": ("shift_type", "rounding")}
+    left_out: dict[str, Collection[str]] = {
+        "published": EXTENSIONS,
+        "extended": (),
+        "integer": ("shift_type", "rounding", "weight_scale"),
+        "int8": ("activation_format", *ACTIVATION_BITS),
+    }
     kept = [h for h in hyperparameters if h.name not in left_out[space]]
+    if space == "int8":
+        kept.append(Categorical("activation_format", ["fitted"]))
+        kept.append(Integer("activation_integer_bits", (2, 8), default=8))
     if space == "integer":
-        kept = [h for h in kept if h.name != "weight_scale"]
         kept.append(Categorical("weight_scale", WEIGHT_SCALES[1:], default="channel"))
         kept.append(Categorical("arithmetic", ["integer"]))
     result = ConfigurationSpace(name="dsnn", seed=seed)
     result.add([h for h in kept if h.name != without])
     result.add(InCondition(momentum, optimizer, list(MOMENTUM_OPTIMIZERS)))
-    if space != "published":
+    if space in ("extended", "integer"):
         result.add(InCondition(fraction_bits, activation_format, ["fixed"]))
     return result
 

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from dsnn_utils.checks import require, require_bools, require_choice, require_columns
+from dsnn_utils.deploy.measure import INT8_RUNTIMES, check_runtime, measure_exported
 from dsnn_utils.energy.emissions import embodied_emissions_gco2eq
 from dsnn_utils.energy.measured import MIN_DURATION_S, EnergyMeter
 from dsnn_utils.energy.modelled import modelled_energy, operation_counts
@@ -28,6 +29,8 @@ from dsnn_utils.runs.columns import (
     COMPUTE_ENERGY,
     CURVE,
     ENERGY_WITH_MEMORY,
+    EXPORTED,
+    EXPORTED_ENERGY,
     FORMAT,
     MEASURED,
     MODELLED_ENERGIES,
@@ -144,6 +147,7 @@ def run_trial(
     meter: EnergyMeter | None = None,
     test: bool = False,
     checkpoint: str | Path | None = None,
+    exported_to: str | None = None,
 ) -> tuple[dict, torch.nn.Module, list[dict]]:
     """Train and evaluate the network of `point`; returns (row, network, training history).
 
@@ -156,6 +160,8 @@ def run_trial(
     `embodied_gco2eq` follows from the duration, with the assumptions of
     `embodied_emissions_gco2eq`. `test` adds the accuracy on the test set: for final evaluations
     only.
+    `exported_to` ("onnxruntime", "openvino") adds what the trained network takes there in int8, see
+    `deploy.measure_exported`: one that cannot be exported has the reason in `exported_refused`.
     `checkpoint` is the file from which an interrupted training goes on; it stays.
     Duration and measured energy are then those since it went on.
     A training that diverges gives status DIVERGED with the reason, not an exception.
@@ -221,6 +227,10 @@ def run_trial(
     row["embodied_gco2eq"] = embodied_emissions_gco2eq(row["duration_s"])
     if meter is not None and row["status"] == "SUCCESS":
         row[VALIDATION_READING] = _validation_kwh(network, data, meter, recipe.device)
+    if exported_to is not None and row["status"] == "SUCCESS":
+        facts = data.classes, data.mean, data.std, data.image_size
+        saved = SavedNetwork(network, recipe.model, *facts, row={})
+        row |= measure_exported(saved, exported_to, meter)
     return row, network, history
 
 
@@ -355,9 +365,10 @@ class TargetFunction:
     """`run_trial` with its data, recipe and meter fixed: what a search evaluates.
 
     `test` adds the accuracy on the test set (for final trainings, never in a search), `curve` the
-    validation accuracy after each epoch, as text with a blank between two epochs. With a folder for
-    `checkpoints` a training that was interrupted goes on where it was, with one for `networks` each
-    trained network is saved in it, and the column `network` names the file.
+    validation accuracy after each epoch, as text with a blank between two epochs, `exported_to` (a
+    runtime) what the network takes in int8. With a folder for `checkpoints` a training that was
+    interrupted goes on where it was, with one for `networks` each trained network is saved in it,
+    and the column `network` names the file.
     """
 
     dataset: Dataset
@@ -367,13 +378,17 @@ class TargetFunction:
     curve: bool = False
     checkpoints: Path | None = None
     networks: Path | None = None
+    exported_to: str | None = None
+
+    def __post_init__(self):
+        if self.exported_to is not None:
+            check_runtime("exported_to", self.exported_to)
 
     def __call__(self, point: Mapping, seed: int) -> dict:
         name = _short_name(point, seed)
         checkpoint = self._checkpoint(point, seed)
-        row, network, history = run_trial(
-            point, self.dataset, self.recipe, seed, self.meter, self.test, checkpoint
-        )
+        shared = self.dataset, self.recipe, seed, self.meter, self.test
+        row, network, history = run_trial(point, *shared, checkpoint, self.exported_to)
         if self.networks is not None and row["status"] == "SUCCESS":
             path, facts = self.networks / f"{name}.safetensors", {**point, "seed": seed, **row}
             save_network(network, path, self.dataset, self.recipe.model, to_python(facts))
@@ -397,9 +412,15 @@ class TargetFunction:
 
     def check(self, objectives: Sequence[str]) -> None:
         """ValueError for objectives that no trial would return."""
-        unmeasured = [name for name in objectives if name in MEASURED and self.meter is None]
+        needing = (*MEASURED, EXPORTED_ENERGY)
+        unmeasured = [name for name in objectives if name in needing and self.meter is None]
         require(
             not unmeasured, f"meter=None: must be an EnergyMeter for the objectives {unmeasured}"
+        )
+        exported = [name for name in objectives if name in EXPORTED and self.exported_to is None]
+        require(
+            not exported,
+            f"exported_to=None: must be one of {', '.join(INT8_RUNTIMES)} to minimise {exported}",
         )
         unknown = sorted(set(objectives) - OBJECTIVES.keys())
         require(
