@@ -19,7 +19,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 
-from dsnn_utils.runs.columns import split_unit
+from dsnn_utils.runs.columns import OWN, split_unit
 
 ONE_COLUMN, TWO_COLUMNS = 3.3, 6.9  # inches
 # Okabe and Ito's palette, told apart with every common colour blindness.
@@ -198,7 +198,7 @@ def axis_label(name: str) -> tuple[str, float]:
 
 def name_of(hyperparameter: str) -> str:
     """A hyperparameter in words."""
-    return NAMES.get(hyperparameter) or _words(hyperparameter)
+    return NAMES.get(hyperparameter) or _words(hyperparameter.removeprefix(OWN))
 
 
 def _words(name: str) -> str:

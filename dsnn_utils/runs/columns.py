@@ -28,6 +28,9 @@ CONFIGURATION = (
 )  # fmt: skip
 HYPERPARAMETERS = ("shift_depth", *CONFIGURATION)
 
+#: How the name of a hyperparameter of one's own begins, in the space and in the table.
+OWN = "own_"
+
 LOG_SCALED = ("lr", "weight_decay")
 MOMENTUM_OPTIMIZERS = ("SGD", "RMSprop")  # `momentum` is empty for all others
 #: Hyperparameters of which a trial may get less than the full amount.
@@ -69,6 +72,13 @@ NEWER_COLUMNS = (*QTOOLS_ENERGIES, VALIDATION_READING, "energy_measured_mode")
 #: What the search fills in itself; no result of a trial may hold these, nor hyperparameters.
 BOOKKEEPING = ("trial", "seed", "strategy", "origin", "max_shift_depth", "budget", "asked_after")
 STATUSES = ("SUCCESS", "CRASHED", "DIVERGED", "TIMEOUT", "MEMORYOUT")
+
+
+def hyperparameters_among(names: Iterable[str]) -> list[str]:
+    """Those of the names that are hyperparameters: `HYPERPARAMETERS`, then those of one's own."""
+    given = list(names)
+    known = [name for name in HYPERPARAMETERS if name in given]
+    return known + [name for name in given if name.startswith(OWN)]
 
 
 class Objective(NamedTuple):

@@ -17,7 +17,7 @@ from dsnn_utils.search.space import (
     space_table,
     to_spec,
 )
-from dsnn_utils.search.strategies import STRATEGIES, hyperband_plan
+from dsnn_utils.search.strategies import STRATEGIES, hyperband_plan, register_strategy
 from dsnn_utils.search.trial import (
     Recipe,
     TargetFunction,
@@ -27,6 +27,7 @@ from dsnn_utils.search.trial import (
     depth_bound,
     energy_function,
     run_trial,
+    why_not_rebuilt,
 )
 
 __all__ = [
@@ -48,9 +49,11 @@ __all__ = [
     "measure_points",
     "published_default",
     "random_points",
+    "register_strategy",
     "run_trial",
     "search",
     "space_table",
     "to_spec",
     "train_points",
+    "why_not_rebuilt",
 ]

@@ -7,9 +7,9 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from dsnn_utils.runs.columns import (
     MEASURED,
     MODELLED_ENERGIES,
     OBJECTIVES,
+    OWN,
     QTOOLS_ENERGIES,
     TRAINING_READINGS,
     VALIDATION_READING,
@@ -42,7 +43,7 @@ from dsnn_utils.runs.columns import (
 from dsnn_utils.runs.table import to_python, to_records
 from dsnn_utils.search.space import to_spec
 from dsnn_utils.shift.conversion import convert_to_integer, convert_to_shift, shiftable_layers
-from dsnn_utils.shift.models import MODELS, build_model
+from dsnn_utils.shift.models import build_model, check_model
 from dsnn_utils.shift.specs import IntegerSpec, ShiftSpec
 from dsnn_utils.training.data import KNOWN_DATASETS, Dataset, take_fraction
 from dsnn_utils.training.loop import (
@@ -56,6 +57,8 @@ from dsnn_utils.training.loop import (
 )
 from dsnn_utils.training.networks import SavedNetwork, load_network, plain_copy, save_network
 
+#: Fields of a recipe that a hyperparameter "own_..." may set for each trial.
+VARIED = ("schedule", "label_smoothing", "augment", "distillation")
 TRAINING = ("optimizer", "lr", "momentum", "weight_decay", "batch_size", "epochs")
 
 
@@ -83,7 +86,8 @@ class Recipe:
     device: str = "auto"
 
     def __post_init__(self):
-        for name, known in (("model", MODELS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
+        check_model(self.model)
+        for name, known in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
             require_choice(name, getattr(self, name), known)
         require_bools(augment=self.augment, published_init=self.published_init)
         smoothing, share = self.label_smoothing, self.distillation
@@ -164,6 +168,7 @@ def run_trial(
     `deploy.measure_exported`: one that cannot be exported has the reason in `exported_refused`.
     `checkpoint` is the file from which an interrupted training goes on; it stays.
     Duration and measured energy are then those since it went on.
+    A hyperparameter "own_..." of the point sets that field of the recipe (`VARIED`).
     A training that diverges gives status DIVERGED with the reason, not an exception.
     Raises ValueError for epochs below 1 and for `test` on a data set without a test part, besides
     what `train` raises.
@@ -171,6 +176,7 @@ def run_trial(
     require(point.get("epochs", 1) != 0, "epochs=0: must be at least 1")
     test_images = dataset.test if test else None
     require(not test or test_images is not None, "test=True: must have a data set with a test part")
+    recipe = _varied(recipe, point)
     started = time.perf_counter()
     row: dict[str, Any] = {"started_at": datetime.now(UTC).isoformat(timespec="seconds")}
     data = take_fraction(dataset, point.get("data_fraction") or 1.0)
@@ -232,6 +238,39 @@ def run_trial(
         saved = SavedNetwork(network, recipe.model, *facts, row={})
         row |= measure_exported(saved, exported_to, meter)
     return row, network, history
+
+
+def _varied(recipe: Recipe, point: Mapping) -> Recipe:
+    """The recipe with what the point's hyperparameters of one's own say; ValueError for others."""
+    own = {n.removeprefix(OWN): v for n, v in point.items() if n.startswith(OWN) and v is not None}
+    _check_varied(own)
+    return replace(recipe, **own) if own else recipe
+
+
+def _check_varied(names: Iterable[str]) -> None:
+    for name in names:
+        what = f"{OWN}{name}: must be a target function's of your own, or one of "
+        require(name in VARIED, what + ", ".join(OWN + known for known in VARIED))
+
+
+def why_not_rebuilt(trials: pd.DataFrame, settings: Mapping) -> str:
+    """Why the networks of a run cannot be made again here; empty where they can.
+
+    `settings` come from `read_settings`. What users bring along is known where they registered it,
+    and what a target function of their own makes of a point is known to that function alone.
+    """
+    if not {"data", "recipe"} <= settings.keys():
+        return "search.json has no data and recipe"
+    if trials[COMPUTE_ENERGY].isna().all():
+        return "no trial has a modelled energy"
+    try:
+        Recipe(**settings["recipe"])
+        _check_varied(n.removeprefix(OWN) for n in trials.columns if n.startswith(OWN))
+        for shift_type in trials["shift_type"].dropna().unique():
+            ShiftSpec(shift_type)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _validation_kwh(
@@ -410,8 +449,10 @@ class TargetFunction:
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
 
-    def check(self, objectives: Sequence[str]) -> None:
-        """ValueError for objectives that no trial would return."""
+    def check(self, objectives: Sequence[str], hyperparameters: Sequence[str] = ()) -> None:
+        """ValueError for objectives that no trial would return, and for hyperparameters of one's
+        own that none would heed."""
+        _check_varied(name.removeprefix(OWN) for name in hyperparameters)
         needing = (*MEASURED, EXPORTED_ENERGY)
         unmeasured = [name for name in objectives if name in needing and self.meter is None]
         require(

@@ -31,7 +31,7 @@ from dsnn_utils.plots.style import (
 )
 from dsnn_utils.runs.columns import ACTIVATION_BITS, ENERGY_WITH_MEMORY
 from dsnn_utils.runs.rows import successful
-from dsnn_utils.study.strategies import STRATEGY_ORDER
+from dsnn_utils.study.strategies import STRATEGY_ORDER, own_strategies
 
 
 @styled
@@ -48,7 +48,8 @@ def plot_strategies(results: pd.DataFrame) -> DualFigure:
     require_columns(results, needed)
     problems = list(dict.fromkeys(results["problem"]))
     names = [n for n in STRATEGY_ORDER if n in set(results["strategy"])]
-    colours = dict(zip(names, [*CATEGORIES, GREY], strict=False)) | {"smac_mf": BLACK}
+    names = [*own_strategies(results), *names]
+    colours = dict(zip(names, [*CATEGORIES, GREY] * 9, strict=False)) | {"smac_mf": BLACK}
     figure, axes = new_axes(TWO_COLUMNS, 2.9, columns=len(problems), squeeze=False)
     live = plotly_figure(height=420)
     live = make_subplots(1, len(problems), subplot_titles=problems, figure=live)

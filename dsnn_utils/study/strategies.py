@@ -34,6 +34,11 @@ def read_digits_table() -> pd.DataFrame:
     return table.assign(loss=table["error_5"].fillna(1.0), status="SUCCESS")
 
 
+def own_strategies(results: pd.DataFrame) -> list[str]:
+    """The strategies of a table that are none of the package's, in order of appearance."""
+    return [name for name in results["strategy"].unique() if name not in STRATEGY_ORDER]
+
+
 def compare_strategies(
     results: pd.DataFrame, trials: int = 100, rivals: Sequence[str] = STRATEGY_ORDER[:-1]
 ) -> pd.DataFrame:
@@ -46,6 +51,7 @@ def compare_strategies(
     Raises ValueError if the results hold no run of that many trials.
     """
     require_columns(results, ["problem", "strategy", "seed", "trials", "hypervolume"])
+    rivals = [*rivals, *own_strategies(results)]
     last = results[results["trials"] == trials]
     if last.empty:
         raise ValueError(f"trials={trials!r}: must be a number of trials that was recorded")
