@@ -1,14 +1,15 @@
 # make demo   install, run every notebook on a small built-in data set, write runs/demo/report
 # make test   install, run the tests
 # make report RUN=runs/x   write what notebook 4 says about a run to runs/x/report/run.html
+# make paper RUN=runs/x   write its figures as PDF and its tables as LaTeX to runs/x/paper
 #
 # Both install into the active environment (venv or conda); without one they create .venv here.
 # conda's base environment does not count: it is not this project's.
 
-.PHONY: help demo test report figures notebooks bench bench-search gpu lint lab clean environment
+.PHONY: help demo test report paper figures notebooks bench bench-search gpu lint lab clean environment
 
 help:
-	@sed -n '1,6s/^# \{0,1\}//p' Makefile
+	@sed -n '1,7s/^# \{0,1\}//p' Makefile
 	@echo 'Also: make lab | lint | figures | notebooks (re-execute the committed ones) |' \
 	    'bench | bench-search | gpu | clean'
 
@@ -54,6 +55,9 @@ test: environment
 
 report: environment
 	@$(python) -m dsnn_utils.report "$(or $(RUN),runs/demo)"
+
+paper: environment
+	@$(python) -m dsnn_utils.report "$(or $(RUN),runs/demo)" --paper
 
 # Remake every figure below figures/ from the tables committed there.
 figures: environment

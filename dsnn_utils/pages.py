@@ -1,4 +1,4 @@
-"""HTML pages that open offline: executed notebooks, and an index that links them.
+"""HTML pages that open offline: executed notebooks, the glossary, and an index that links them.
 
 A page carries no script and loads nothing: of a figure's two faces it takes the static SVG, and
 formulas are written as MathML, which browsers draw themselves.
@@ -6,6 +6,7 @@ formulas are written as MathML, which browsers draw themselves.
 
 import html
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import math_core
@@ -57,6 +58,10 @@ class _MathMLRenderer(IPythonRenderer):
     def block_math(self, body):
         return to_mathml(body, display=True)
 
+    def block_html(self, html):
+        # The parser that embeds images would close a <details> in front of its content.
+        return super().block_html(html) if "<img" in html else html
+
     def latex_environment(self, name, body):
         return to_mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", display=True)
 
@@ -74,13 +79,26 @@ class _Exporter(HTMLExporter):
         return MarkdownWithMath(renderer=renderer).render(source)
 
 
-def write_html(notebook: Path, page: Path, images: Path, title: str | None = None) -> None:
-    """Write `notebook` as one self-contained HTML page; local images are looked up in `images`.
+def write_html(
+    notebook: Path,
+    page: Path,
+    images: Path,
+    title: str | None = None,
+    beside: Collection[str] = (),
+) -> None:
+    """Write `notebook`, or a Markdown file, as one self-contained HTML page.
 
+    Local images are looked up in `images`. `beside` are the names (stems) of the pages in the same
+    folder, and `index`, if there is one: links to these are kept, other local links become text.
     With a `title` the page is a report: that title stands in place of the opening cell, and code,
     prompts and the cells tagged `notebook-only` are left out.
     """
-    content, report = nbformat.read(notebook, as_version=4), title is not None
+    if notebook.suffix == ".md":
+        text = notebook.read_text(encoding="utf-8")
+        content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+    else:
+        content = nbformat.read(notebook, as_version=4)
+    report = title is not None
     if title is not None:
         shown = [c for c in content.cells[1:] if "notebook-only" not in c.metadata.get("tags", [])]
         content.cells = [nbformat.v4.new_markdown_cell(f"# {html.escape(title)}"), *shown]
@@ -93,9 +111,23 @@ def write_html(notebook: Path, page: Path, images: Path, title: str | None = Non
     )
     exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # last state of bars
     text, _ = exporter.from_notebook_node(content, resources)
-    text = re.sub(r'href="(\w+)\.ipynb', r'href="\1.html', text)  # links between the notebooks
+    text = _link_pages(text, beside)
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(text, encoding="utf-8")
+
+
+def _link_pages(page: str, beside: Collection[str]) -> str:
+    """Links between the notebooks as links between their pages, those that lead nowhere as text."""
+
+    def link(match: re.Match) -> str:
+        target, shown = match.groups()
+        target = target.replace("../README.md#the-notebooks", "index.md")
+        name = re.fullmatch(r"(\w+)\.(?:ipynb|md)(#.*)?", target)
+        if name is None or name[1] not in beside:
+            return shown
+        return f'<a href="{name[1]}.html{name[2] or ""}">{shown}</a>'
+
+    return re.sub(r'<a href="(?!#|\w+:)([^"]*)">(.*?)</a>', link, page, flags=re.DOTALL)
 
 
 def write_index(page: Path, title: str, notebooks: pd.DataFrame, front: pd.DataFrame | None):

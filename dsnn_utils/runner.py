@@ -315,9 +315,12 @@ def _plan(options: argparse.Namespace, notebooks: list[Path], out: Path) -> dict
 def _write_report(out: Path, notebooks: list[Path], table, front) -> Path:
     from dsnn_utils.pages import write_html, write_index
 
-    for notebook in notebooks:
-        page = out / "report" / f"{notebook.stem}.html"
-        write_html(out / "notebooks" / notebook.name, page, images=notebook.parent)
+    texts = sorted((project_root() / "notebooks").glob("*.md"))
+    sources = [*(out / "notebooks" / path.name for path in notebooks), *texts]
+    beside = {"index", *(path.stem for path in sources)}
+    for path, source in zip([*notebooks, *texts], sources, strict=True):
+        page = out / "report" / f"{path.stem}.html"
+        write_html(source, page, images=path.parent, beside=beside)
     index = out / "report" / "index.html"
     write_index(index, f"Run {out.name}", table, front)
     return index

@@ -21,6 +21,7 @@ from dsnn_utils.analysis.fronts import (
     overview,
     pareto_front,
     reference_point,
+    summarise_runs,
 )
 from dsnn_utils.analysis.influence import ablation_path, importance, partial_dependence
 from dsnn_utils.analysis.trainings import (
@@ -55,4 +56,5 @@ __all__ = [
     "reference_point",
     "solution_card",
     "summarise_points",
+    "summarise_runs",
 ]

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from dsnn_utils.checks import require_choice, require_columns
+from dsnn_utils.energy.emissions import search_energy_kwh
 from dsnn_utils.runs.columns import (
     COMPUTE_ENERGY,
     DEFAULT_OBJECTIVES,
@@ -234,6 +235,42 @@ def _running_hypervolume(run: pd.DataFrame, objectives: list[str], reference: Ma
             value = float(moocore.hypervolume(front, ref=np.ones(len(objectives))))
         values.append(value)
     return values
+
+
+def summarise_runs(
+    trials: pd.DataFrame,
+    objectives: Sequence[str] = DEFAULT_OBJECTIVES,
+    reference: Mapping[str, float] | None = None,
+) -> pd.DataFrame:
+    """What each run (by `seed`) took and found; with several, a last row "all" of them together.
+
+    Columns `seed` (text), `trials`, `failed`, `front` (networks on it), `best_val_accuracy` (0..1),
+    `hypervolume` (share of the box up to `reference`, as in `hypervolume`), `duration_s` and
+    `energy_measured_kwh` (summed over trials; those without a reading are charged by their
+    duration). A run without a success has no accuracy, no front and a hypervolume of 0.
+    """
+    require_columns(trials, ["seed", "status", "val_accuracy", "duration_s", "energy_measured_kwh"])
+    objectives = check_objectives(objectives)
+    reference = reference or reference_point(trials, objectives)
+    parts = {str(seed): run for seed, run in trials.groupby("seed")}
+    if len(parts) > 1:
+        parts["all"] = trials.reset_index(drop=True)
+    rows = []
+    for seed, run in parts.items():
+        good = finite_rows(run, objectives)
+        rows.append(
+            {
+                "seed": seed,
+                "trials": len(run),
+                "failed": int((run["status"] != "SUCCESS").sum()),
+                "front": len(pareto_front(run, objectives)) if len(good) else 0,
+                "best_val_accuracy": good["val_accuracy"].max(),
+                "hypervolume": hypervolume(run, objectives, reference) if len(good) else 0.0,
+                "duration_s": run["duration_s"].sum(),
+                "energy_measured_kwh": search_energy_kwh(run)[0],
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def depth_and_bits(front: pd.DataFrame, trials: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -1,16 +1,22 @@
-"""Which hyperparameters matter: fANOVA, ablation paths and partial dependence."""
+"""Which hyperparameters matter: fANOVA, ablation paths and partial dependence.
+
+Of losses and of what was measured they are estimated, by trees fitted to the trials. The modelled
+energy is a formula of depth and number format, so it is calculated.
+"""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from dsnn_utils.checks import require_columns
-from dsnn_utils.runs.columns import ACTIVATION_BITS, LOG_SCALED
+from dsnn_utils.runs.columns import ACTIVATION_BITS, FORMAT, LOG_SCALED, MODELLED_ENERGIES
 from dsnn_utils.runs.rows import configuration_columns, successful
 from dsnn_utils.runs.table import json_value
+from dsnn_utils.search.trial import energy_of_trials
 
+EnergyOf = Callable[[Mapping], float]  # from a point to its modelled energy in J per image
 MORE_TRIALS = "run more trials (a larger n_trials continues a search)"
 
 
@@ -20,6 +26,7 @@ def importance(
     seed: int = 0,
     by: str = "seed",
     max_trials: int = 400,
+    energy_of: EnergyOf | None = None,
 ) -> pd.DataFrame:
     """Hyperparameter importance by fANOVA (Hutter et al., ICML 2014), one analysis per run.
 
@@ -27,16 +34,24 @@ def importance(
     `highest`, `runs`; sorted, importances of one run sum to 1. Shift depth counts as a
     hyperparameter; columns that never vary are left out; a missing momentum (optimizers without
     one) counts as 0. Runs longer than `max_trials` are sampled down to it.
-    """
-    with warnings.catch_warnings(action="ignore"):  # of its progress bars, on notebook widgets
-        import optuna
 
+    A modelled energy is not estimated from the trials: the variances are those of the formula
+    itself, each hyperparameter taking all values from the lowest to the highest tried, and no run
+    differs from another. `energy_of` gives the energy of a point, by default that of the network
+    and data which the table names (`search.energy_of_trials`, and its errors).
+    """
     require_columns(trials, [by])
     names = [n for n in ("shift_depth", *configuration_columns(trials)) if n in trials.columns]
     rows = successful(trials, [objective])
     names = [n for n in names if rows[n].nunique(dropna=False) > 1]
     if not names:
         raise ValueError("trials: must vary at least one hyperparameter for an importance")
+    if objective in MODELLED_ENERGIES:
+        found = _importance_for_energy(_Formula(trials, objective, energy_of), names)
+        return _importance_table(pd.DataFrame([found] * rows[by].nunique(dropna=False)))
+    with warnings.catch_warnings(action="ignore"):  # of its progress bars, on notebook widgets
+        import optuna
+
     results = []
     for _, run in rows.groupby(by, dropna=False):
         if len(run) < 4 or run[objective].nunique() < 2:
@@ -53,12 +68,43 @@ def importance(
             f"trials: must have at least 4 successful rows that differ in {objective} in one run "
             f"(rows with the same {by}); {MORE_TRIALS}"
         )
-    wide = pd.DataFrame(results).fillna(0.0)
+    return _importance_table(pd.DataFrame(results).fillna(0.0))
+
+
+def _importance_table(wide: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(
         {"importance": wide.mean(), "lowest": wide.min(), "highest": wide.max(), "runs": len(wide)}
     )
     table = table.sort_values("importance", ascending=False, kind="stable")
     return table.rename_axis("hyperparameter").reset_index()
+
+
+def _importance_for_energy(formula: "_Formula", names: list[str]) -> dict[str, float]:
+    """Shares of the variances that the hyperparameters cause one by one, on the grid of all."""
+    rows, levels = formula.rows, {}
+    for name in ("shift_depth", "arithmetic", *FORMAT, "activation_format"):
+        if name not in rows:
+            continue
+        column = rows[name].dropna()
+        if name not in names or column.empty:
+            levels[name] = rows[name].iloc[:1].tolist()
+        elif _is_number(column):
+            levels[name] = list(range(int(column.min()), int(column.max()) + 1))
+        else:
+            levels[name] = sorted(column.unique())
+    grid = pd.MultiIndex.from_product(levels.values(), names=list(levels)).to_frame(index=False)
+    if "activation_format" in grid:  # a fitted one has no fraction bits
+        fitted = grid["activation_format"] == "fitted"
+        grid["activation_fraction_bits"] = grid["activation_fraction_bits"].mask(fitted)
+    energy = formula.predict(grid)[0].reshape([len(values) for values in levels.values()])
+    variances = {}
+    for axis, name in enumerate(levels):
+        others = tuple(other for other in range(energy.ndim) if other != axis)
+        variances[name] = float(energy.mean(axis=others).var())
+    # Relative to the energy: rounding errors of a sum are no variance.
+    if sum(variances.values()) <= (1e-12 * energy.mean()) ** 2:
+        raise ValueError("trials: must vary shift_depth or bits, the modelled energy hangs on them")
+    return {name: variances.get(name, 0.0) / sum(variances.values()) for name in names}
 
 
 def _fanova(run: pd.DataFrame, names: list[str], objective: str, seed: int, optuna) -> dict:
@@ -152,6 +198,42 @@ class _Surrogate:
         return np.array([tree.predict(features) for tree in self._forest.estimators_])
 
 
+class _Formula:
+    """The modelled energy of any configuration, with the face of a `_Surrogate`; nothing is fitted.
+
+    Its `r2` is NaN: there is nothing to explain.
+    """
+
+    r2 = float("nan")
+
+    def __init__(self, trials: pd.DataFrame, objective: str, energy_of: EnergyOf | None):
+        require_columns(trials, ["shift_depth"])
+        self.rows = successful(trials, [objective])
+        self.names = ["shift_depth", *configuration_columns(trials)]
+        self.numbers = [n for n in self.names if _is_number(self.rows[n])]
+        self._energy_of = energy_of or energy_of_trials(trials, objective)
+
+    def predict(self, rows: pd.DataFrame) -> np.ndarray:
+        """The energy of each row in J per image, (1, rows)."""
+        # Only the sum of the activation bits counts: split in one way, there are far fewer points.
+        one, other = ACTIVATION_BITS
+        total = rows[[one, other]].sum(axis=1, min_count=1)
+        rows = rows.assign(**{one: total.clip(upper=32), other: (total - 32).clip(lower=0)})
+        names = [n for n in ("shift_depth", "arithmetic", *FORMAT) if n in rows]
+        table = rows[names].astype(object)
+        points = list(table.where(table.notna(), None).itertuples(index=False, name=None))
+        energies = {p: self._energy_of(dict(zip(names, p, strict=True))) for p in set(points)}
+        return np.array([[energies[point] for point in points]])
+
+
+def _predictor(
+    trials: pd.DataFrame, objective: str, seed: int, energy_of: EnergyOf | None
+) -> _Surrogate | _Formula:
+    if objective in MODELLED_ENERGIES:
+        return _Formula(trials, objective, energy_of)
+    return _Surrogate(trials, objective, seed)
+
+
 def _is_number(column: pd.Series) -> bool:
     return pd.to_numeric(column, errors="coerce").notna().equals(column.notna())
 
@@ -162,19 +244,22 @@ def ablation_path(
     target: pd.Series,
     objective: str = "loss",
     seed: int = 0,
+    energy_of: EnergyOf | None = None,
 ) -> pd.DataFrame:
     """From `start` to `target`, one hyperparameter at a time, always the one that helps most.
 
     Ablation (Fawcett & Hoos, J. Heuristics 2016) on a surrogate (Biedenkapp et al., AAAI 2017):
-    nothing is trained, all values are predictions of extra trees fitted to the trials, also of the
-    modelled energy, which could be calculated. If the optimizer changes, momentum goes with it.
+    nothing is trained, the values are predictions of extra trees fitted to the trials. A modelled
+    energy is calculated instead; for `energy_of` see `importance`. If the optimizer changes,
+    momentum goes with it.
 
     One row per step, the first being `start`: `step`, `hyperparameter`, `from`, `to`, `predicted`
     (the objective after the step), `spread` (standard deviation over the trees), `observed` (the
     trial's own value; first and last row only) and `r2`, the share of the variance that the trees
-    explain in trials they have not seen. With `r2` near 0 or below, the path says nothing.
+    explain in trials they have not seen. With `r2` near 0 or below, the path says nothing. Of a
+    modelled energy `spread` is 0 and `r2` NaN.
     """
-    surrogate = _Surrogate(trials, objective, seed)
+    surrogate = _predictor(trials, objective, seed, energy_of)
     for label, row in (("start", start), ("target", target)):
         missing = [name for name in surrogate.names if name not in row.index]
         if missing:
@@ -209,25 +294,27 @@ def partial_dependence(
     seed: int = 0,
     at_most: int = 20,
     max_trials: int = 200,
+    energy_of: EnergyOf | None = None,
 ) -> pd.DataFrame:
     """The objective over two hyperparameters, averaged over how all others were set in the trials.
 
-    Partial dependence (Friedman, Annals of Statistics 2001) of extra trees fitted to the trials:
-    the mean prediction over all (at most `max_trials`, sampled) successful trials with the two
-    values put in their place. "activation_bits" means integer plus fraction bits, shared out
-    as in each trial as far as both stay in the range tried. The grid has at most `at_most` values
-    of each, from the lowest to the highest tried.
+    Partial dependence (Friedman, Annals of Statistics 2001) of extra trees fitted to the trials,
+    or of a modelled energy itself (`energy_of` as in `importance`): the mean over all (at most
+    `max_trials`, sampled) successful trials with the two values put in their place.
+    "activation_bits" means integer plus fraction bits, shared out as in each trial as far as both
+    stay in the range tried. The grid has at most `at_most` values of each, from the lowest to the
+    highest tried.
 
     Columns: the two names, `predicted`, `spread` (standard deviation over the trees) and `r2` (see
-    `ablation_path`). Where nothing was tried, a prediction continues the nearest trials.
+    `ablation_path`). Where nothing was tried, trees continue the nearest trials.
     """
-    surrogate = _Surrogate(trials, objective, seed)
+    surrogate = _predictor(trials, objective, seed, energy_of)
     rows = surrogate.rows
     if len(set(hyperparameters)) != 2:
         raise ValueError(f"hyperparameters={hyperparameters!r}: must be two different names")
     if {"activation_bits"} & set(hyperparameters):
         require_columns(rows, ACTIVATION_BITS)
-        rows = rows.assign(activation_bits=rows[list(ACTIVATION_BITS)].sum(axis=1, min_count=2))
+        rows = rows.assign(activation_bits=rows[list(ACTIVATION_BITS)].sum(axis=1, min_count=1))
     possible = [n for n in [*surrogate.numbers, "activation_bits"] if n in rows]
     for name in hyperparameters:
         if name not in possible or rows[name].isna().all():
@@ -263,7 +350,11 @@ def _put(rows: pd.DataFrame, name: str, value: float) -> None:
         return
     # In each row's proportion, as far as both parts stay within what was tried.
     one, other = ACTIVATION_BITS
-    low = max(rows[one].min(), value - rows[other].max())
-    high = min(rows[one].max(), value - rows[other].min())
-    rows[one] = (rows[one] / rows["activation_bits"] * value).clip(low, max(low, high))
-    rows[other] = value - rows[one]
+    lowest, highest = rows[one].min(), rows[one].max()
+    low = max(lowest, value - rows[other].max())
+    high = max(low, min(highest, value - rows[other].min()))
+    shares = (rows[one] / rows["activation_bits"] * value).round().clip(low, high)
+    # A fitted format has integer bits alone, as far as they were tried.
+    alone = rows[other].isna()
+    rows[one] = shares.mask(alone, min(max(value, lowest), highest))
+    rows[other] = (value - rows[one]).mask(alone)

@@ -15,6 +15,7 @@ from dsnn_utils.energy.measured import MIN_DURATION_S, EnergyMeter, Measurement
 from dsnn_utils.energy.modelled import (
     BETWEEN_LAYERS,
     ModelledEnergy,
+    energy_by_format,
     energy_by_layer,
     modelled_energy,
     operation_counts,
@@ -45,6 +46,7 @@ __all__ = [
     "break_even",
     "chance_to_rank",
     "embodied_emissions_gco2eq",
+    "energy_by_format",
     "energy_by_layer",
     "footprint",
     "grid_intensity_gco2eq_per_kwh",

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ from dsnn_utils.energy.prices import (
     operation_pj,
 )
 from dsnn_utils.shift.activations import QuantizedLayer
+from dsnn_utils.shift.conversion import shiftable_layers
 from dsnn_utils.shift.modes import eval_mode
 from dsnn_utils.shift.specs import IntegerSpec, Spec
 
@@ -135,6 +137,46 @@ def operation_counts(
     require_choice("prices", prices, PRICES)
     require_choice("between_layers", between_layers, BETWEEN_LAYERS)
     return _operation_counts(model, input_shape, memory, prices, between_layers, _own_spec)
+
+
+def energy_by_format(
+    model: nn.Module,
+    input_shape: tuple[int, ...],
+    *,
+    memory: str = "sram_1mb",
+    prices: str = "horowitz",
+) -> Callable[[Spec], np.ndarray]:
+    """Modelled energy of all shift (or all integer) layers of a network in any number format.
+
+    The function that is returned gives, for a spec of the layers' arithmetic, (layers, 2): compute
+    and compute with memory in J per image, the layers in the order of `shiftable_layers`. These are
+    the sums by layer of `operation_counts`, without running the network again: a format changes
+    neither which operations there are nor how many.
+    """
+    found = {name: model.get_submodule(name) for name in shiftable_layers(model)}
+    layers: dict[str, Any] = {n: m for n, m in found.items() if isinstance(m, QuantizedLayer)}
+    table = operation_counts(model, input_shape, memory=memory, prices=prices)
+    of_layers = table[table["layer"].isin(layers)]
+    products = of_layers["macs"] > 0
+    rows, rest = of_layers[products], of_layers[~products]
+    number = np.array([list(layers).index(name) for name in rows["layer"]], int)
+    macs, pj_per_bit = rows["macs"].to_numpy(), MEMORY_PJ_PER_BIT[memory]
+    weights = np.array([layers[name].weight.numel() for name in rows["layer"]])
+    weight_bits = np.array([layers[name].spec.weight_bits for name in rows["layer"]])
+    # What is no weight of what was moved: inputs and outputs, at their own width.
+    values = (rows["memory_bits"] - weight_bits * weights) // rows["width_bits"].clip(upper=32)
+    names = ["energy_modelled_j_per_image", "memory_energy_modelled_j_per_image"]
+    others = rest.groupby("layer")[names].sum().reindex(layers, fill_value=0.0).to_numpy()
+
+    def energies(spec: Spec) -> np.ndarray:
+        width = spec.activation_integer_bits + spec.activation_fraction_bits
+        joules = macs * mac_pj(spec.arithmetic, width, spec.weight_bits, prices=prices) * 1e-12
+        bits = spec.weight_bits * weights + min(width, FLOAT_BITS) * values.to_numpy()
+        result = others.copy()
+        np.add.at(result, number, np.stack([joules, bits * pj_per_bit * 1e-12], axis=1))
+        return result.cumsum(axis=1)
+
+    return energies
 
 
 def energy_by_layer(

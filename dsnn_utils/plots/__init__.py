@@ -1,4 +1,4 @@
-"""Every figure of the notebooks, in one style.
+"""Every figure of the notebooks, in one style, and tables for papers.
 
 Each function takes plain data (a trials table, a dict of arrays) and returns a `DualFigure`: a
 static matplotlib figure for papers, GitHub and HTML export, and for the figures one explores also
@@ -22,6 +22,7 @@ from dsnn_utils.plots.energy import (
 from dsnn_utils.plots.fidelity import plot_fidelities, plot_rank_correlation, plot_right_pairs
 from dsnn_utils.plots.front import LiveFront, plot_front
 from dsnn_utils.plots.influence import plot_ablation, plot_importance, plot_partial_dependence
+from dsnn_utils.plots.latex import latex_table, latex_text
 from dsnn_utils.plots.networks import plot_network, plot_rounding, plot_rounding_bias, plot_weights
 from dsnn_utils.plots.search import plot_hypervolume, plot_space
 from dsnn_utils.plots.style import (
@@ -43,6 +44,8 @@ __all__ = [
     "TWO_COLUMNS",
     "axis_label",
     "draw",
+    "latex_table",
+    "latex_text",
     "plot_ablation",
     "plot_accuracy_drop",
     "plot_break_even",

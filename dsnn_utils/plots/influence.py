@@ -1,5 +1,6 @@
 """Which hyperparameters matter, as estimated from the trials."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from dsnn_utils.analysis.fronts import pareto_front
-from dsnn_utils.analysis.influence import partial_dependence
+from dsnn_utils.analysis.influence import EnergyOf, partial_dependence
 from dsnn_utils.checks import require_choice, require_columns
 from dsnn_utils.plots.style import (
     BLACK,
@@ -34,7 +35,9 @@ from dsnn_utils.runs.rows import successful
 
 
 @styled
-def plot_importance(tables: Mapping[str, pd.DataFrame], top: int = 8) -> DualFigure:
+def plot_importance(
+    tables: Mapping[str, pd.DataFrame], top: int = 8, width: float = ONE_COLUMN * 1.35
+) -> DualFigure:
     """fANOVA importances of {objective: `analysis.importance(...)`}; whiskers: range over seeds.
 
     The `top` hyperparameters by summed importance; the others are in the data.
@@ -44,7 +47,7 @@ def plot_importance(tables: Mapping[str, pd.DataFrame], top: int = 8) -> DualFig
         k: t.set_index("hyperparameter").reindex(names).fillna(0.0) for k, t in tables.items()
     }
     order = sum(t["importance"] for t in merged.values()).sort_values(kind="stable").index[-top:]
-    figure, axis = new_axes(ONE_COLUMN * 1.35, 0.7 + 0.21 * len(order) * max(1, len(tables) * 0.6))
+    figure, axis = new_axes(width, 0.7 + 0.21 * len(order) * max(1, len(tables) * 0.6))
     height = 0.8 / len(tables)
     for i, (objective, table) in enumerate(merged.items()):
         table = table.loc[order]
@@ -56,7 +59,7 @@ def plot_importance(tables: Mapping[str, pd.DataFrame], top: int = 8) -> DualFig
                   xerr=whiskers if np.any(whiskers) else None,  # one run has no range
                   error_kw={"lw": 0.8, "capsize": 1.5})  # fmt: skip
     axis.set_yticks(range(len(order)), [name_of(n).split(" (")[0] for n in order])
-    axis.set(xlabel="Importance (% of variance explained)")
+    axis.set(xlabel="Importance (% of variance)")
     axis.set_xlim(left=0)
     axis.grid(axis="y", visible=False)
     legend_above(figure, axis.get_legend_handles_labels()[0])
@@ -75,7 +78,9 @@ def _change(step) -> str:
 
 
 def _trust(r2: float) -> str:
-    """How well a surrogate predicts trials it has not seen."""
+    """How well a surrogate predicts trials it has not seen; NaN where there is none."""
+    if np.isnan(r2):
+        return "calculated"
     return f"R² = {r2:.2f}".replace("-", "−") + (": no guide" if r2 < 0.1 else "")
 
 
@@ -85,7 +90,7 @@ def plot_ablation(paths: Mapping[str, pd.DataFrame]) -> DualFigure:
 
     A bar per step, from the prediction before it to the one after, with the spread of the latter
     over the trees; diamonds are what the first and the last trial really had. R² is that of trials
-    the trees have not seen.
+    the trees have not seen; a modelled energy is calculated.
     """
     rows = max(len(path) for path in paths.values())
     figure, axes = new_axes(TWO_COLUMNS, 1.15 + 0.2 * rows, 1, len(paths), squeeze=False)
@@ -110,7 +115,9 @@ def plot_ablation(paths: Mapping[str, pd.DataFrame]) -> DualFigure:
         axis.invert_yaxis()
         axis.grid(axis="y", visible=False)
         axis.set_title(_trust(path["r2"].iloc[0]), loc="right", fontsize=7, color=GREY)
-        axis.set_xlabel(label if len(label) < 25 else label.replace(" (", "\n("))
+        axis.set_xlabel(textwrap.fill(label, 26))
+        axis.use_sticky_edges = False  # a bar may end at the edge, a diamond may not
+        axis.margins(x=0.07)
     legend_above(figure, [
         Patch(fc=BLUE, label="improves"),
         Patch(fc=VERMILION, label="worsens"),
@@ -132,12 +139,14 @@ def plot_partial_dependence(
     bits: Sequence[str] = tuple(BITS),
     cost: str = COMPUTE_ENERGY,
     seed: int = 0,
+    energy_of: EnergyOf | None = None,
 ) -> DualFigure:
-    """Predicted error and `cost` over shift depth and bits (`analysis.partial_dependence`).
+    """Error and `cost` over shift depth and bits, from `analysis.partial_dependence`.
 
     A row of two maps for each of `bits` ("weight_bits", "activation_bits"), a column per objective,
     with contours. Dots are the trials, slightly moved apart; rings those of the front. Far from
-    them a map only continues what is known elsewhere. R² is that of trials the trees have not seen.
+    them a predicted map only continues what is known elsewhere. R² is that of trials the trees have
+    not seen; a modelled energy is calculated (`energy_of` as in `analysis.importance`).
     """
     for name in bits:
         require_choice("bits", name, BITS)
@@ -153,7 +162,9 @@ def plot_partial_dependence(
     tables = []
     for axis_row, name in zip(axes, bits, strict=True):
         for axis, objective in zip(axis_row, objectives, strict=True):
-            table = partial_dependence(trials, ("shift_depth", name), objective, seed)
+            table = partial_dependence(
+                trials, ("shift_depth", name), objective, seed, energy_of=energy_of
+            )
             tables.append(table.rename(columns={name: "bits"}).assign(of=name, objective=objective))
             label, factor = axis_label(objective)
             matrix = factor * table.pivot(index=name, columns="shift_depth", values="predicted")

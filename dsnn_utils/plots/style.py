@@ -57,6 +57,7 @@ STYLE: dict[Any, Any] = {  # matplotlib types its settings one by one, by litera
     "figure.dpi": 150,
     "svg.fonttype": "none",
     "svg.hashsalt": "dsnn",
+    "pdf.fonttype": 42,  # embedded as TrueType: publishers refuse type 3
 }
 PLOTLY_LAYOUT = {
     "font": {"family": "DejaVu Sans, Verdana, sans-serif", "size": 13, "color": "#222222"},
@@ -260,6 +261,12 @@ class DualFigure:
     def png(self) -> bytes:
         """The static face as PNG (200 dpi), the same bytes for the same figure."""
         return self._render("png", {"Software": None}, dpi=200)
+
+    def pdf(self) -> bytes:
+        """The static face as PDF with its fonts embedded, the same bytes for the same figure."""
+        # The dpi is that of rasterised marks, here for print.
+        nothing = dict.fromkeys(("CreationDate", "Creator", "Producer"))
+        return self._render("pdf", nothing, dpi=300)
 
     def _render(self, kind: str, metadata: dict, dpi="figure") -> bytes:
         buffer = io.BytesIO()

@@ -16,7 +16,7 @@ from dsnn_utils.runs.columns import (
     modelled_energy_among,
     under_both_prices,
 )
-from dsnn_utils.runs.directory import environment, find_run, read_settings
+from dsnn_utils.runs.directory import environment, find_run, find_runs, read_settings, seed_dir
 from dsnn_utils.runs.rows import configuration_columns, default_rows, default_trial, successful
 from dsnn_utils.runs.table import read_runs, read_trials, to_python, write_trials
 
@@ -37,11 +37,13 @@ __all__ = [
     "default_trial",
     "environment",
     "find_run",
+    "find_runs",
     "loss_among",
     "modelled_energy_among",
     "read_runs",
     "read_settings",
     "read_trials",
+    "seed_dir",
     "successful",
     "to_python",
     "under_both_prices",

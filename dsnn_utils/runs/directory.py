@@ -203,6 +203,28 @@ def read_settings(run_dir: str | Path) -> dict:
     return info.get("runs", [info])[0]["settings"]
 
 
+def seed_dir(folder: str | Path, seed: int) -> Path:
+    """Where in `folder` the run of one seed lies, if it holds a search under several seeds."""
+    return Path(folder) / f"seed{seed}"
+
+
+def find_runs(run_dir: str | Path, more_runs: Sequence[str | Path] = ()) -> list[Path]:
+    """The run directories of a search under several seeds, from the project's root.
+
+    Each name is that of a run directory or of a folder with the runs of several seeds (see
+    `seed_dir`), in order of their seeds. Raises FileNotFoundError as `find_run`, which is asked
+    for every other one.
+    """
+    found: list[Path] = []
+    for name in (run_dir, *more_runs):
+        folder = project_root() / name
+        seeds = [] if (folder / "trials.csv").exists() else folder.glob("seed*/trials.csv")
+        numbered = {path.parent.name.removeprefix("seed"): path.parent for path in seeds}
+        several = [numbered[seed] for seed in sorted(filter(str.isdecimal, numbered), key=int)]
+        found += several or [find_run(name)]
+    return found
+
+
 def find_run(run_dir: str | Path) -> Path:
     """The run directory, from the project's root; an example where none was asked for.
 

@@ -26,6 +26,7 @@ from dsnn_utils.search.trial import (
     complete_energies,
     depth_bound,
     energy_function,
+    energy_of_trials,
     run_trial,
     why_not_rebuilt,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "depth_bound",
     "dsnn_space",
     "energy_function",
+    "energy_of_trials",
     "grid_points",
     "hyperband_plan",
     "known_good_configurations",

@@ -23,7 +23,7 @@ from dsnn_utils.checks import require, require_bools, require_choice, require_co
 from dsnn_utils.deploy.measure import INT8_RUNTIMES, check_runtime, measure_exported
 from dsnn_utils.energy.emissions import embodied_emissions_gco2eq
 from dsnn_utils.energy.measured import MIN_DURATION_S, EnergyMeter
-from dsnn_utils.energy.modelled import modelled_energy, operation_counts
+from dsnn_utils.energy.modelled import energy_by_format, modelled_energy, operation_counts
 from dsnn_utils.runs.columns import (
     ACTIVATION_BITS,
     COMPUTE_ENERGY,
@@ -43,8 +43,13 @@ from dsnn_utils.runs.columns import (
 from dsnn_utils.runs.table import to_python, to_records
 from dsnn_utils.search.space import to_spec
 from dsnn_utils.shift.conversion import convert_to_integer, convert_to_shift, shiftable_layers
+<<<<<<< HEAD
 from dsnn_utils.shift.models import build_model, check_model
 from dsnn_utils.shift.specs import IntegerSpec, ShiftSpec
+=======
+from dsnn_utils.shift.models import MODELS, build_model
+from dsnn_utils.shift.specs import IntegerSpec, ShiftSpec, Spec
+>>>>>>> main
 from dsnn_utils.training.data import KNOWN_DATASETS, Dataset, take_fraction
 from dsnn_utils.training.loop import (
     PRECISIONS,
@@ -109,11 +114,13 @@ def build_network(point: Mapping, dataset: Dataset, recipe: Recipe, seed: int) -
     plain = build_model(recipe.model, dataset.num_classes, dataset.in_channels)
     if recipe.start_from is not None:
         plain = plain_copy(_load("start_from", recipe.start_from, dataset, recipe, seed))
-    spec = to_spec(point)
-    depth, keep = point["shift_depth"], not recipe.published_init
+    return _converted(plain, point["shift_depth"], to_spec(point), not recipe.published_init)
+
+
+def _converted(plain: nn.Module, depth: int, spec: Spec, keep_weights: bool = True) -> nn.Module:
     if isinstance(spec, IntegerSpec):
-        return convert_to_integer(plain, depth, spec, keep)
-    return convert_to_shift(plain, depth, spec, keep)
+        return convert_to_integer(plain, depth, spec, keep_weights)
+    return convert_to_shift(plain, depth, spec, keep_weights)
 
 
 def check_files(recipe: Recipe, dataset: Dataset, seeds: Sequence[int]) -> None:
@@ -313,19 +320,11 @@ def _energies_function(
 ) -> Callable[[Mapping], np.ndarray]:
     """`energy_function` of compute and with memory in one count, under one table of prices."""
     names = shiftable_layers(model)
-    converted = {
-        "shift": convert_to_shift(model, len(names), ShiftSpec("Q")),
-        "integer": convert_to_integer(model, len(names), IntegerSpec()),
-    }
-
-    def by_layer(network: nn.Module) -> pd.DataFrame:
-        table = operation_counts(network, input_shape, prices=prices)
-        compute = table[COMPUTE_ENERGY]
-        with_memory = compute + table["memory_energy_modelled_j_per_image"]
-        return pd.DataFrame({0: compute, 1: with_memory}).groupby(table["layer"]).sum()
-
-    plain = by_layer(model)
-    of_plain = plain.sum().to_numpy()
+    table = operation_counts(model, input_shape, prices=prices)
+    energies = table[[COMPUTE_ENERGY, "memory_energy_modelled_j_per_image"]].cumsum(axis=1)
+    of_plain = energies.sum().to_numpy()
+    plain_layers = energies.groupby(table["layer"]).sum().reindex(names, fill_value=0.0).to_numpy()
+    layers_of: dict[str, Callable] = {}  # by arithmetic
     by_depth: dict[tuple, np.ndarray] = {}
 
     def energies_of(point: Mapping) -> np.ndarray:
@@ -338,11 +337,10 @@ def _energies_function(
         if key not in by_depth:
             bits: dict[str, Any] = {name: point.get(name) or 0 for name in FORMAT}
             spec = IntegerSpec(**bits) if arithmetic == "integer" else ShiftSpec("Q", **bits)
-            for name in names:
-                layer = converted[arithmetic].get_submodule(name)
-                layer.spec = spec  # type: ignore[assignment]  # torch's stub: no other attributes
-            counted = by_layer(converted[arithmetic])
-            change = (counted - plain).reindex(names, fill_value=0.0).to_numpy()
+            if arithmetic not in layers_of:
+                network = _converted(model, len(names), spec)
+                layers_of[arithmetic] = energy_by_format(network, input_shape, prices=prices)
+            change = layers_of[arithmetic](spec) - plain_layers
             by_depth[key] = of_plain + np.cumsum(change, axis=0)
         return by_depth[key][point["shift_depth"] - 1]
 
@@ -366,28 +364,65 @@ def complete_energies(
     for name in QTOOLS_ENERGIES:
         trials[name] = trials.get(name, np.nan)
     lacking = trials[list(QTOOLS_ENERGIES)].isna().any(axis=1) & trials[COMPUTE_ENERGY].notna()
-    for (dataset, model), rows in trials[lacking].groupby(["dataset", "model"]):
-        shape = input_shape or KNOWN_DATASETS.get(dataset)
-        if shape is None:
-            raise ValueError(f"input_shape=None: must be given, {dataset} is no known data set")
-        network = build_model(model, num_classes, shape[0])
-        points = [_format_of(row) for row in to_records(rows)]
-        recorded = rows[COMPUTE_ENERGY].iloc[0]
-        found = energy_function(network, shape, COMPUTE_ENERGY)(points[0])
-        require(
-            math.isclose(found, recorded, rel_tol=1e-9),
-            f"input_shape={shape}, num_classes={num_classes}: must be those of the table, whose "
-            f"{model} needs {recorded:.6g} J per image and not {found:.6g}",
-        )
+    for _, rows in trials[lacking].groupby(["dataset", "model"]):
+        network, shape = _network_of(rows, input_shape, num_classes)
         energies_of = _energies_function(network, shape, "qtools")
+        points = map(_format_of, to_records(rows))
         trials.loc[rows.index, list(QTOOLS_ENERGIES)] = [energies_of(point) for point in points]
     return trials
 
 
+def energy_of_trials(
+    trials: pd.DataFrame,
+    objective: str,
+    input_shape: tuple[int, ...] | None = None,
+    num_classes: int = 10,
+) -> Callable[[Mapping], float]:
+    """The `energy_function` of the network that the trials trained, from what the table says of it.
+
+    A point is a row of the table, or has its columns of depth and number format; None and NaN are
+    bits that it has not. `input_shape` and errors are those of `complete_energies`; a ValueError
+    also for a table of more than one network or data set, and for a point with shift layers and
+    no bits.
+    """
+    require_choice("objective", objective, MODELLED_ENERGIES)
+    require_columns(trials, ["dataset", "model", "shift_depth", *FORMAT, COMPUTE_ENERGY])
+    kinds = trials[["dataset", "model"]].drop_duplicates()
+    require(
+        len(kinds) == 1, f"trials: must be of one network and data set, are of {kinds.to_numpy()}"
+    )
+    known = trials[trials[COMPUTE_ENERGY].notna()]
+    require(len(known) > 0, f"trials: must have a row with {COMPUTE_ENERGY}")
+    network, shape = _network_of(known, input_shape, num_classes)
+    energy_of = energy_function(network, shape, objective)
+    return lambda point: energy_of(_format_of(point))
+
+
+def _network_of(
+    rows: pd.DataFrame, input_shape: tuple[int, ...] | None, num_classes: int
+) -> tuple[nn.Module, tuple[int, ...]]:
+    """The plain network that all rows trained, and the shape of its images."""
+    dataset, model = rows[["dataset", "model"]].iloc[0]
+    shape = input_shape or KNOWN_DATASETS.get(dataset)
+    if shape is None:
+        raise ValueError(f"input_shape=None: must be given, {dataset} is no known data set")
+    network = build_model(model, num_classes, shape[0])
+    recorded = rows[COMPUTE_ENERGY].iloc[0]
+    found = energy_function(network, shape, COMPUTE_ENERGY)(_format_of(to_records(rows)[0]))
+    require(
+        math.isclose(found, recorded, rel_tol=1e-9),
+        f"input_shape={shape}, num_classes={num_classes}: must be those of the table, whose "
+        f"{model} needs {recorded:.6g} J per image and not {found:.6g}",
+    )
+    return network, shape
+
+
 def _format_of(row: Mapping) -> dict[str, Any]:
     """What of a row of a table its modelled energy depends on."""
-    bits = {name: int(row[name] or 0) for name in ("shift_depth", *FORMAT)}
-    return {"arithmetic": row.get("arithmetic") or "shift", **bits}
+    given: dict[str, Any] = {name: row.get(name) for name in ("shift_depth", *FORMAT)}
+    bits = {name: 0 if pd.isna(value) else int(value) for name, value in given.items()}
+    arithmetic = row.get("arithmetic")
+    return {"arithmetic": "shift" if pd.isna(arithmetic) else arithmetic, **bits}
 
 
 def _short_name(point: Mapping, seed: int) -> str:

@@ -4,13 +4,18 @@ The tables are made by `make bench-search` (`tests/benchmarks/bench_search.py` e
 problems) and lie in `figures/strategies`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import chdir
 
 import pandas as pd
 from scipy.stats import wilcoxon
 
+from dsnn_utils.analysis.fronts import reference_point
 from dsnn_utils.checks import require_columns
 from dsnn_utils.paths import project_root
+from dsnn_utils.runs.columns import MODELLED_ENERGIES, cost_among, loss_among
+from dsnn_utils.search.trial import energy_of_trials
+from dsnn_utils.training.data import load_dataset
 
 TABLES = project_root() / "figures" / "strategies"
 STRATEGY_ORDER = (
@@ -26,6 +31,38 @@ def read_comparison() -> pd.DataFrame:
     "smac_mf_unknown_energy" is smac_mf where the energy is not known beforehand.
     """
     return pd.read_csv(TABLES / "comparison.csv")
+
+
+def search_energy(trials: pd.DataFrame, settings: Mapping) -> Callable[[Mapping], float] | None:
+    """The `energy_function` of a search's network for its modelled energy.
+
+    `settings` as `read_settings` gives them. None where they name no network of ours or the search
+    minimised no modelled energy. Only data that is not known by name is loaded. Raises what
+    `load_dataset` and `energy_of_trials` raise.
+    """
+    energy = cost_among(settings["objectives"])
+    if "recipe" not in settings or energy not in MODELLED_ENERGIES:
+        return None
+    try:
+        return energy_of_trials(trials, energy)
+    except ValueError:  # the shape of the images is that of the data
+        with chdir(project_root()):  # as in notebooks, relative paths start there
+            data = load_dataset(**settings["data"])
+        shape = tuple(data.train.images.shape[1:])
+        return energy_of_trials(trials, energy, shape, data.num_classes)
+
+
+def search_reference(
+    trials: pd.DataFrame, settings: Mapping, energy_of: Callable[[Mapping], float] | None
+) -> dict[str, float]:
+    """The reference point of a search: error 1 and, of a modelled energy, the plain network's.
+
+    `energy_of` as `search_energy` gives it; without, the point is that of
+    `analysis.reference_point`.
+    """
+    objectives = loss_among(settings["objectives"]), cost_among(settings["objectives"])
+    plain_j = None if energy_of is None else energy_of({"shift_depth": 0})
+    return reference_point(trials, objectives, plain_j)
 
 
 def read_digits_table() -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsnn_utils import analysis, runs
+from dsnn_utils import analysis, project_root, runs
 from dsnn_utils.analysis import influence
 
 ENERGY = "energy_modelled_j_per_image"
@@ -99,7 +99,7 @@ def test_front_agrees_with_brute_force_and_keeps_ties(values):
 
 
 @given(points)
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_front_agrees_with_optuna(values):
     optuna = pytest.importorskip("optuna")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -125,7 +125,7 @@ def test_hypervolume_agrees_with_brute_force(values):
 
 
 @given(st.lists(st.tuples(coarse, coarse, coarse), min_size=1, max_size=12))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_hypervolume_of_three_objectives_agrees_with_cells_counted_and_with_optuna(values):
     rows = table([p[:2] for p in values], duration_s=[p[2] for p in values])
     names = ("loss", ENERGY, "duration_s")
@@ -140,7 +140,7 @@ def test_hypervolume_of_three_objectives_agrees_with_cells_counted_and_with_optu
 
 
 @given(points)
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_hypervolume_over_trials_is_that_of_each_prefix(values):
     rows = table(values).sample(frac=1, random_state=0)  # the order of rows must not matter
     curve = analysis.hypervolume_over(rows, reference=REFERENCE)
@@ -488,10 +488,71 @@ def test_ablation_path_begins_with_what_matters_and_ends_at_the_target():
     pd.testing.assert_frame_equal(path, analysis.ablation_path(KNOWN, START, TARGET))
 
 
-def test_ablation_path_of_energy_begins_with_depth():
+def known_energy(point) -> float:
+    """The energy of `known_table`, as a function of what a modelled energy may depend on."""
+    return 1e-6 * (21 - point["shift_depth"])
+
+
+def test_ablation_path_of_energy_is_calculated():
     start, target = KNOWN.sort_values("shift_depth").iloc[[0, -1]].iloc
-    path = analysis.ablation_path(KNOWN, start, target, ENERGY)
+    path = analysis.ablation_path(KNOWN, start, target, ENERGY, energy_of=known_energy)
     assert path["hyperparameter"][1] == "shift_depth"
+    assert path["predicted"].iloc[0] == path["observed"].iloc[0] == start[ENERGY]
+    assert (path["predicted"].iloc[1:] == target[ENERGY]).all()  # no other step is one
+    assert (path["spread"] == 0).all() and path["r2"].isna().all()
+
+
+def test_the_energy_of_a_real_run_is_that_of_its_networks():
+    """A forest found the optimizer to save energy in such a run, and more than twice the start."""
+    rows = runs.read_trials(project_root() / "figures" / "demo")
+    start, target = runs.default_trial(rows), analysis.pareto_front(rows).iloc[0]
+    path = analysis.ablation_path(rows, start, target, ENERGY)
+    ends = path.iloc[[0, -1]]
+    np.testing.assert_allclose(ends["predicted"], ends["observed"].astype(float), rtol=1e-12)
+    steps = path.set_index("hyperparameter")["predicted"].diff()
+    bits = {"activation_integer_bits", "activation_fraction_bits", "shift_depth"}
+    assert set(steps[steps < 0].index) == bits & set(steps.index)
+    assert (steps.drop(["", *bits], errors="ignore") == 0).all()
+    table = analysis.importance(rows, ENERGY).set_index("hyperparameter")["importance"]
+    assert table.index[0] == "shift_depth" and table["optimizer"] == table["lr"] == 0
+
+
+def test_importance_for_energy_is_that_of_the_formula():
+    rows = known_table(60).assign(seed=np.arange(60) % 3)
+    depth, bits = rows["shift_depth"].agg(["min", "max"]), rows["weight_bits"].agg(["min", "max"])
+    table = analysis.importance(
+        rows, ENERGY, energy_of=lambda p: 100.0 + 3 * p["shift_depth"] + 10 * p["weight_bits"]
+    )
+    # The variance of 1..n is (n² - 1) / 12.
+    squares = [9 * ((np.ptp(depth) + 1) ** 2 - 1), 100 * ((np.ptp(bits) + 1) ** 2 - 1)]
+    found = table.set_index("hyperparameter")
+    assert found.loc[["shift_depth", "weight_bits"], "importance"].tolist() == pytest.approx(
+        [square / sum(squares) for square in squares]
+    )
+    others = found["importance"].drop(["shift_depth", "weight_bits"])
+    assert len(others) > 2 and others.tolist() == pytest.approx([0] * len(others))
+    assert (table["lowest"] == table["highest"]).all() and (table["runs"] == 3).all()
+    with pytest.raises(ValueError, match="must vary shift_depth or bits"):
+        analysis.importance(rows, ENERGY, energy_of=lambda p: 3.1e-5)
+
+
+def test_a_fitted_format_has_no_fraction_bits_in_the_energy():
+    rows = known_table(60).assign(
+        activation_format=["fitted", "fixed"] * 30, activation_integer_bits=8
+    )
+    rows["activation_fraction_bits"] = np.where(rows["activation_format"] == "fitted", np.nan, 8)
+    seen = set()
+
+    def energy_of(point):
+        seen.add((point["activation_integer_bits"], point["activation_fraction_bits"]))
+        return point["activation_integer_bits"] + point["activation_fraction_bits"]
+
+    table = analysis.importance(rows, ENERGY, energy_of=energy_of).set_index("hyperparameter")
+    assert seen == {(16, 0), (8, 0)} and table.loc["activation_format", "importance"] == 1
+    found = analysis.partial_dependence(
+        rows, ("shift_depth", "activation_bits"), ENERGY, energy_of=energy_of
+    )
+    assert found["activation_bits"].agg(["min", "max"]).tolist() == [8, 16]
 
 
 def test_ablation_path_takes_each_time_the_best_of_all_changes():
@@ -533,10 +594,11 @@ def test_partial_dependence_is_the_mean_prediction_over_the_trials():
         assert row.predicted == pytest.approx(surrogate.predict(filled).mean())
     over_bits = result.groupby("weight_bits")["predicted"].mean()
     assert over_bits[2] > over_bits[8] + 0.03
-    energy = analysis.partial_dependence(KNOWN, ("shift_depth", "lr"), ENERGY)
-    over_depth = energy.groupby("shift_depth")["predicted"].mean()
-    assert over_depth.is_monotonic_decreasing and energy["lr"].nunique() == 20
-    np.testing.assert_allclose(over_depth, 1e-6 * (21 - over_depth.index), atol=1.5e-6)
+    energy = analysis.partial_dependence(
+        KNOWN, ("shift_depth", "lr"), ENERGY, energy_of=known_energy
+    )
+    assert energy["lr"].nunique() == 20 and (energy["spread"] == 0).all()
+    np.testing.assert_allclose(energy["predicted"], 1e-6 * (21 - energy["shift_depth"]))
 
 
 def test_partial_dependence_of_the_sum_of_activation_bits():
@@ -549,6 +611,11 @@ def test_partial_dependence_of_the_sum_of_activation_bits():
     over_bits = result.groupby("activation_bits")["predicted"].mean()
     assert (over_bits.index.min(), over_bits.index.max()) == (total.min(), total.max())
     assert np.abs(over_bits - over_bits.index / 64).max() < 0.1
+    energy = analysis.partial_dependence(
+        rows, ("shift_depth", "activation_bits"), ENERGY,
+        energy_of=lambda p: p["activation_integer_bits"] + p["activation_fraction_bits"],
+    )  # fmt: skip
+    assert energy["predicted"].tolist() == energy["activation_bits"].tolist()  # in whole bits
 
 
 def test_predictions_stand_failed_trials_one_seed_and_few_trials():

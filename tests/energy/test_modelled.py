@@ -11,7 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from dsnn_utils import ShiftConv2d, ShiftLinear, ShiftSpec, convert_to_shift, shiftable_layers
-from dsnn_utils.energy import mac_pj, modelled_energy, operation_counts, operation_pj
+from dsnn_utils.energy import (
+    energy_by_format,
+    mac_pj,
+    modelled_energy,
+    operation_counts,
+    operation_pj,
+)
 from dsnn_utils.energy.prices import INTEGER_PJ
 from dsnn_utils.shift import MODELS, IntegerSpec, build_model, convert_to_integer
 
@@ -411,3 +417,39 @@ def test_a_network_of_which_nothing_is_seen_is_refused():
 def test_numpy_shapes(resnet20):
     shape = tuple(np.array([3, 32, 32]))
     assert modelled_energy(resnet20, shape) == modelled_energy(resnet20, (3, 32, 32))
+
+
+# --- one count for all number formats
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.sampled_from(["shift", "integer"]),
+    st.sampled_from(["horowitz", "qtools"]),
+    st.sampled_from(["sram_1mb", "dram"]),
+    st.tuples(st.integers(2, 8), st.integers(2, 32), st.integers(0, 32)),
+)
+def test_a_count_gives_the_energy_of_every_format(arithmetic, prices, memory, bits):
+    """Also of a layer that runs twice, and of one that never runs."""
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.linear = nn.Conv2d(2, 2, 3, padding=1), nn.Linear(8, 3)
+            self.unused = nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.linear(self.conv(self.conv(x)).flatten(1))
+
+    convert = {"shift": convert_to_shift, "integer": convert_to_integer}[arithmetic]
+    spec_of = {"shift": lambda *b: ShiftSpec("Q", *b), "integer": IntegerSpec}[arithmetic]
+    options = {"memory": memory, "prices": prices}
+    energies_of = energy_by_format(convert(Twice(), 3, spec_of(8, 3, 4)), (2, 2, 2), **options)
+    network = convert(Twice(), 3, spec_of(*bits))
+    table = operation_counts(network, (2, 2, 2), **options)
+    names = ["energy_modelled_j_per_image", "memory_energy_modelled_j_per_image"]
+    expected = table.groupby("layer")[names].sum().cumsum(axis=1)
+    found = energies_of(spec_of(*bits))
+    assert shiftable_layers(network) == ["unused", "linear", "conv"]
+    np.testing.assert_allclose(found[1:], expected.loc[["linear", "conv"]], rtol=1e-12)
+    assert (found[0] == 0).all()

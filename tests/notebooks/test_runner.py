@@ -395,16 +395,27 @@ def test_pages_show_the_static_figure_and_mathml_without_scripts(tmp_path):
     plotly = {"application/vnd.plotly.v1+json": {"data": [], "layout": {}}}
     figure = plotly | {"image/svg+xml": svg, "text/plain": "Figure"}
     formulas = "Inline $a<b$\n\n\\begin{align*}a&=b\\\\c&=d\\end{align*}\n\nbroken $\\foo$"
-    link = "\n\n[next](02_next.ipynb#a)"
+    links = "\n\n[next](02_next.ipynb#a) [all](../README.md#the-notebooks) [gone](03_gone.ipynb)"
+    folded = "\n\n<details><summary>Solution</summary>\n\n*text*\n\n</details>"
     bar = new_output("stream", name="stderr", text="\r10%\r100%\n")
     cells = [
-        new_markdown_cell(formulas + link),
+        new_markdown_cell(formulas + links + folded),
         new_code_cell("figure", outputs=[new_output("display_data", data=figure), bar]),
     ]
     nbformat.write(new_notebook(cells=cells), tmp_path / "n.ipynb")
-    pages.write_html(tmp_path / "n.ipynb", tmp_path / "n.html", images=tmp_path)
+    beside = {"02_next", "index"}
+    pages.write_html(tmp_path / "n.ipynb", tmp_path / "n.html", images=tmp_path, beside=beside)
     page = (tmp_path / "n.html").read_text()
     assert '<img alt="Figure"' in page and b64encode(svg.encode()).decode() in page
     assert "<script" not in page and not re.search(r'src="(?!data:)', page)
-    assert 'href="02_next.html#a"' in page and "100%" in page and ">10%" not in page
+    assert 'href="02_next.html#a"' in page and 'href="index.html"' in page
+    assert "gone" in page and "03_gone" not in page  # a link that would lead nowhere
+    assert re.search(r"<details><summary>Solution</summary>\s*<p><em>text</em></p>\s*</det", page)
+    assert "100%" in page and ">10%" not in page
     assert page.count("<math") == 2 and "<code>\\foo</code>" in page
+
+
+def test_a_text_becomes_a_page_with_anchors(tmp_path):
+    (tmp_path / "words.md").write_text("# Words\n\n### shift depth\n\nlayers")
+    pages.write_html(tmp_path / "words.md", tmp_path / "words.html", images=tmp_path)
+    assert '<h3 id="shift-depth">' in (tmp_path / "words.html").read_text()

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -13,6 +14,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAX_BYTES = 1_000_000
 MAX_CODE_LINES = 25
 MAX_PARAMETERS = 40
+WORDS_PER_MINUTE = 220
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 COST = re.compile(r"\b(?:cost|takes)\b.*\b(?:s|min|h|seconds?|minutes?|hours?)\b", re.I)
 # Home folders, temporary folders and kernel files of whoever executed the notebook.
 MACHINE_PATH = re.compile(r"(?<![\w.<~/])/(?:home|root|Users|tmp|work|mnt|private|var)/[\w.-]+")
@@ -56,8 +59,8 @@ def test_one_parameters_cell_with_typed_commented_defaults(path, notebook):
         assert parameter.kind is not None, f"{name}: the annotation must be a plain type"
         assert parameter.kind != "list" or parameter.element, f"{name}: a list of what?"
         assert parameters.cast(name, parameter.default, parameter) == parameter.default
-    cells = [cell for cell in notebook["cells"] if cell["metadata"].get("tags")]
-    for line in source(cells[0]).splitlines():
+    tagged = [c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    for line in source(tagged[0]).splitlines():
         assert not line.strip() or re.match(r"#|\w+: .+ = .+  # \S", line), line
 
 
@@ -114,12 +117,66 @@ def test_every_formula_is_drawn_in_the_html_report(notebook):
                 assert pages.to_mathml(display or inline).startswith("<math"), display or inline
 
 
-def test_local_links_and_images_exist(path, notebook):
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "markdown":
-            for target in re.findall(r"\]\(([^)\s#]+)", source(cell)):
-                if not re.match(r"https?:|attachment:|mailto:", target):
-                    assert (path.parent / target).exists(), target
+def test_map(path, notebook):
+    """Below the title: the notebooks before and after, every section, a true reading time."""
+    where = source(notebook["cells"][1])
+    place = NOTEBOOKS.index(path)
+    for label, other in (("Before", place - 1), ("Next", place + 1)):
+        link = re.search(rf"\*{label}:\* \[(.+?)\]\((.+?)\)", where)
+        if other in range(len(NOTEBOOKS)):
+            title = source(json.loads(NOTEBOOKS[other].read_text(encoding="utf-8"))["cells"][0])
+            assert title.startswith(f"# {link[1]}\n") and link[2] == NOTEBOOKS[other].name
+        else:
+            assert link is None
+    assert "(glossary.md)" in where and "(../README.md#the-notebooks)" in where
+    sections = re.findall(r"^## (.+)$", markdown(notebook), re.MULTILINE)
+    listed = re.search(r"\*Contents:\* (.+)", where)[1]
+    assert re.findall(r"\[(.+?)\]\(#", listed) == sections
+    stated = int(re.search(r"\*Reading time:\* about (\d+) minutes", where)[1])
+    minutes = len(markdown(notebook).split()) / WORDS_PER_MINUTE
+    assert abs(stated - minutes) <= max(1, 0.2 * minutes), f"{minutes:.1f} minutes to read"
+
+
+def markdown(notebook):
+    """The text of a notebook, without code in it and without what is folded."""
+    cells = (source(cell) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    text = re.sub(r"^```.*?^```", "", "\n".join(cells), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)
+
+
+def anchors(path):
+    """The anchors that GitHub and JupyterLab give the headings of a notebook or Markdown file."""
+    if path.suffix == ".ipynb":  # as nbconvert's pages have them, too
+        text = markdown(json.loads(path.read_text(encoding="utf-8")))
+        return {heading.replace(" ", "-") for heading in HEADING.findall(text)}
+    text = path.read_text(encoding="utf-8")
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in HEADING.findall(text)}
+
+
+def test_links_images_and_anchors_exist(path, notebook):
+    check_links(
+        path, (source(cell) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    )
+
+
+def check_links(path, texts):
+    for text in texts:
+        for target, anchor in re.findall(r"\]\(([^)\s#]*)(?:#([^)\s]+))?\)", text):
+            if not re.match(r"https?:|attachment:|mailto:", target):
+                file = path.parent / target if target else path
+                assert file.exists(), target
+                assert not anchor or unquote(anchor) in anchors(file), f"{target}#{anchor}"
+
+
+def test_glossary():
+    """In order, and of lower case: only then its anchors are the same everywhere."""
+    path = ROOT / "notebooks" / "glossary.md"
+    text = path.read_text(encoding="utf-8")
+    terms = re.findall(r"^### (.+)$", text, re.MULTILINE)
+    assert terms == sorted(terms) and terms == [re.sub(r"[^a-z -]", "", term) for term in terms]
+    for entry in text.split("\n### ")[1:]:
+        assert re.search(r"\(\[\d+\]\(\d\d_\w+\.ipynb\).*\)$", entry.strip()), entry
+    check_links(path, [text])
 
 
 def test_profiles_fit_the_notebooks():

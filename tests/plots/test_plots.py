@@ -62,6 +62,11 @@ def trials(n: int = 40, seeds: int = 1) -> pd.DataFrame:
     return pd.concat(parts)  # the index repeats, as real tables put together
 
 
+def made_up(point) -> float:
+    """About the energy of `trials`, in J per image."""
+    return 1e-6 * (200 - 8 * point["shift_depth"])
+
+
 TRIALS, SEEDS = trials(), trials(seeds=3)
 HISTORY = [
     {"epoch": e, "train_loss": 1 / e, "train_accuracy": 1 - 1 / (e + 1),
@@ -163,9 +168,12 @@ FIGURES = {
                       "share": [1.0, 0.4], "share_low": [0.2, 0.2], "share_high": [1.0, 0.6]})
     ),
     "ablation": lambda: plots.plot_ablation(
-        {n: analysis.ablation_path(TRIALS, *TRIALS.iloc[[0, 3]].iloc, n) for n in ("loss", ENERGY)}
+        {
+            n: analysis.ablation_path(TRIALS, *TRIALS.iloc[[0, 3]].iloc, n, energy_of=made_up)
+            for n in ("loss", ENERGY)
+        }
     ),
-    "partial_dependence": lambda: plots.plot_partial_dependence(TRIALS),
+    "partial_dependence": lambda: plots.plot_partial_dependence(TRIALS, energy_of=made_up),
     "tradeoff": lambda: plots.plot_tradeoff(TRIALS),
     "accuracy_drop": lambda: plots.plot_accuracy_drop(SEEDS),
     "accuracy_drop_draws": lambda: plots.plot_accuracy_drop(
@@ -474,6 +482,11 @@ def test_ablation_draws_each_step_from_one_prediction_to_the_next(figures):
     optimizer = path[path["hyperparameter"] == "optimizer"].iloc[0]
     assert f"Optimizer: {optimizer['from']} → {optimizer['to']}" in labels
     assert axis.get_title("right").startswith("R² = ")
+    energy = figures["ablation"].static.axes[1]
+    assert energy.get_title("right") == "calculated"
+    low, high = energy.get_xlim()
+    marks = np.concatenate([line.get_xdata() for line in energy.lines if line.get_marker() == "D"])
+    assert low < np.nanmin(marks) and np.nanmax(marks) < high
     nothing = analysis.ablation_path(TRIALS, TRIALS.iloc[0], TRIALS.iloc[0])
     assert "no hyperparameter differs" in plots.plot_ablation({"loss": nothing}).description
 
@@ -505,9 +518,12 @@ def test_partial_dependence_maps_the_prediction_and_marks_each_trial(figures):
 
 
 def test_partial_dependence_of_one_depth_and_of_many_trials():
-    one = plots.plot_partial_dependence(TRIALS.assign(shift_depth=7), ["weight_bits"])
+    one = plots.plot_partial_dependence(
+        TRIALS.assign(shift_depth=7), ["weight_bits"], energy_of=made_up
+    )
     assert len(one.static.axes) == 4  # colour bars in place of contours
-    assert len(plots.plot_partial_dependence(trials(6000), ["weight_bits"]).svg()) < 400_000
+    many = plots.plot_partial_dependence(trials(6000), ["weight_bits"], energy_of=made_up)
+    assert len(many.svg()) < 400_000
 
 
 def test_right_pairs_draw_shares_and_refuse_an_empty_report(figures):
@@ -813,7 +829,7 @@ def test_tables_of_every_space_are_analysed_and_drawn():
         plots.plot_space(table),
         plots.plot_parallel(table),
         plots.plot_tradeoff(table),
-        plots.plot_partial_dependence(table),
+        plots.plot_partial_dependence(table, energy_of=made_up),
         plots.plot_accuracy_drop(draws, by="draw"),
         plots.plot_ablation({"loss": analysis.ablation_path(table, start, chosen, "loss")}),
         plots.plot_depth_and_bits(analysis.depth_and_bits(analysis.pareto_front(table), table)),

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from dsnn_utils.paths import project_root
-from dsnn_utils.runs import directory, find_run, read_runs, read_trials
+from dsnn_utils.runs import directory, find_run, find_runs, read_runs, read_trials, seed_dir
 
 DEMO = project_root() / "figures" / "demo"
 
@@ -35,6 +35,23 @@ def test_the_example_stands_in_only_where_no_run_was_asked_for(tmp_path, monkeyp
     monkeypatch.setattr(directory, "project_root", lambda: tmp_path)
     assert find_run("runs/default") == tmp_path / "figures" / "demo"
     assert "reading the committed example run, figures/demo" in capsys.readouterr().out
+
+
+def test_a_folder_of_seeds_stands_for_its_runs_in_order(tmp_path):
+    folder = tmp_path / "search"
+    folder.mkdir()
+    for seed in (10, 2, 0):
+        write(seed_dir(folder, seed), seed)
+    write(folder / "seed_of_another_kind", 5)
+    seeds = [seed_dir(folder, seed) for seed in (0, 2, 10)]
+    assert find_runs(folder) == seeds
+    one = write(tmp_path / "one", 1)
+    assert find_runs(one, [folder]) == [one, *seeds]
+    assert read_runs(find_runs(one, [folder]))["seed"].unique().tolist() == [1, 0, 2, 10]
+    write(folder / "given", 7)  # trainings of given networks are no run of a seed
+    assert find_runs(folder) == seeds
+    with pytest.raises(FileNotFoundError, match="nothing.*holds no trials.csv"):
+        find_runs(folder, [tmp_path / "nothing"])
 
 
 @pytest.mark.parametrize(

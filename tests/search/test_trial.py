@@ -4,6 +4,7 @@ import math
 import pickle
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -23,6 +24,7 @@ from dsnn_utils.search import (
     depth_bound,
     dsnn_space,
     energy_function,
+    energy_of_trials,
     published_default,
     run_trial,
     to_spec,
@@ -238,6 +240,32 @@ def test_completing_keeps_what_is_there_and_invents_nothing():
         complete_energies(trials.assign(dataset="faces"))
     with pytest.raises(ValueError, match=r"input_shape=\(1, 16, 16\).*must be those of the table"):
         complete_energies(trials, (1, 16, 16))
+
+
+@pytest.mark.parametrize("name", ["demo", "cifar10_few_bits", "cifar10_mobilenetv2"])
+def test_the_energy_of_a_tables_network_is_the_recorded_one(name):
+    trials = read_trials(project_root() / "figures" / name)
+    for objective in MODELLED_ENERGIES[:2]:
+        energy_of = energy_of_trials(trials, objective)
+        found = [energy_of(row) for row in trials.to_dict("records")]  # NaN where a bit is missing
+        assert found == pytest.approx(trials[objective].tolist(), rel=1e-9)
+    with pytest.raises(ValueError, match="weight_bits=0: must be an integer from 2"):
+        energy_of({"shift_depth": 3, "weight_bits": None})
+
+
+def test_the_energy_of_a_table_needs_one_known_network():
+    trials = read_trials(project_root() / "figures" / "demo")
+    other = trials.assign(model="mobilenetv2")
+    with pytest.raises(ValueError, match="trials: must be of one network and data set"):
+        energy_of_trials(pd.concat([trials, other]), MODELLED_ENERGIES[0])
+    with pytest.raises(ValueError, match="must be those of the table, whose mobilenetv2 needs"):
+        energy_of_trials(other, MODELLED_ENERGIES[0])
+    with pytest.raises(ValueError, match="input_shape=None: must be given, faces is no known"):
+        energy_of_trials(trials.assign(dataset="faces"), MODELLED_ENERGIES[0])
+    with pytest.raises(ValueError, match="trials: must have a row with energy_modelled_j"):
+        energy_of_trials(trials.assign(**{MODELLED_ENERGIES[0]: math.nan}), MODELLED_ENERGIES[0])
+    with pytest.raises(ValueError, match="objective='loss': must be one of"):
+        energy_of_trials(trials, "loss")
 
 
 def test_a_trial_leaves_a_network_and_the_next_starts_from_it(digits, tmp_path):

@@ -15,8 +15,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dsnn_utils import report
 from dsnn_utils.paths import project_root
+from dsnn_utils.report import page as report
+from dsnn_utils.report.__main__ import main
 
 DEMO = project_root() / "figures" / "demo"
 MAX_BYTES = 5_000_000
@@ -46,7 +47,7 @@ def write_results(run: Path, trials: pd.DataFrame) -> None:
 def write_report(run: Path) -> str:
     shown = io.StringIO()
     with redirect_stdout(shown):
-        assert report.main([str(run)]) == 0
+        assert main([str(run)]) == 0
     page = run / "report" / "run.html"
     assert str(page) in shown.getvalue()
     return page.read_text(encoding="utf-8")
@@ -131,17 +132,20 @@ def test_few_trials_give_sentences_in_place_of_figures(poor):
 def test_results_of_another_table_are_not_those_of_this_run(tmp_path):
     trials = pd.read_csv(DEMO / "trials.csv")
     run = copy_run(tmp_path / "run", trials)
-    assert report._recorded_choice(run) == {}
+    assert report._recorded_choice(run, [run]) == {}
     write_results(run, trials)
-    assert report._recorded_choice(run)["rule"] == "energy_budget"
+    assert report._recorded_choice(run, [run])["rule"] == "energy_budget"
     trials[:-1].to_csv(run / "trials.csv", index=False)
-    assert report._recorded_choice(run) == {}
+    assert report._recorded_choice(run, [run]) == {}
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda run: (run / "trials.csv").unlink(), "must be a run directory or a trials.csv"),
+        (
+            lambda run: (run / "trials.csv").unlink(),
+            "must be the directory of a run, it holds no trials.csv",
+        ),
         (lambda run: (run / "search.json").unlink(), "must hold the search.json of a search"),
         (
             lambda run: replace_in(run / "trials.csv", "SUCCESS", "CRASHED"),
@@ -160,7 +164,7 @@ def test_what_is_missing_is_one_clear_error_before_a_kernel_starts(
     monkeypatch.setattr(report, "run_notebook", lambda *_, **__: pytest.fail("a kernel started"))
     run = copy_run(tmp_path / "run", pd.read_csv(DEMO / "trials.csv"))
     damage(run)
-    assert report.main([str(run)]) == 1
+    assert main([str(run)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and message in line
 
@@ -170,5 +174,6 @@ def replace_in(path: Path, old: str, new: str) -> None:
 
 
 def test_a_run_directory_must_be_given(capsys):
-    assert report.main([]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main([])
     assert "usage:" in capsys.readouterr().err
