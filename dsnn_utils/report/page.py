@@ -10,13 +10,8 @@ from pathlib import Path
 from dsnn_utils.pages import write_html
 from dsnn_utils.paths import project_root
 from dsnn_utils.runner import run_notebook
-<<<<<<< HEAD:dsnn_utils/report.py
 from dsnn_utils.runs.columns import cost_among
-from dsnn_utils.runs.directory import read_settings
-=======
-from dsnn_utils.runs.columns import modelled_energy_among
 from dsnn_utils.runs.directory import find_runs, read_settings
->>>>>>> main:dsnn_utils/report/page.py
 from dsnn_utils.runs.rows import successful
 from dsnn_utils.runs.table import read_runs
 from dsnn_utils.training.data import load_dataset
@@ -30,19 +25,12 @@ def write_run_report(run: Path) -> Path:
     NotebookFailed, where a rule finds nothing to choose.
     """
     run = run.resolve()
-<<<<<<< HEAD:dsnn_utils/report.py
-    trials, settings = read_trials(run), read_settings(run)
+    folders = find_runs(run)
+    trials, settings = read_runs(folders), read_settings(folders[0])
     successful(trials, ["loss", cost_among(settings["objectives"])])
     if "data" in settings:  # a target function of one's own need not tell
         with chdir(project_root()):  # as in notebooks, relative paths start there
             load_dataset(**settings["data"])
-=======
-    folders = find_runs(run)
-    trials, settings = read_runs(folders), read_settings(folders[0])
-    successful(trials, ["loss", modelled_energy_among(settings["objectives"])])
-    with chdir(project_root()):  # as in notebooks, relative paths start there
-        load_dataset(**settings["data"])
->>>>>>> main:dsnn_utils/report/page.py
     notebook = project_root() / "notebooks" / "04_pareto_analysis.ipynb"
     page = run / "report" / "run.html"
     with tempfile.TemporaryDirectory() as folder:

@@ -43,13 +43,8 @@ from dsnn_utils.runs.columns import (
 from dsnn_utils.runs.table import to_python, to_records
 from dsnn_utils.search.space import to_spec
 from dsnn_utils.shift.conversion import convert_to_integer, convert_to_shift, shiftable_layers
-<<<<<<< HEAD
 from dsnn_utils.shift.models import build_model, check_model
-from dsnn_utils.shift.specs import IntegerSpec, ShiftSpec
-=======
-from dsnn_utils.shift.models import MODELS, build_model
 from dsnn_utils.shift.specs import IntegerSpec, ShiftSpec, Spec
->>>>>>> main
 from dsnn_utils.training.data import KNOWN_DATASETS, Dataset, take_fraction
 from dsnn_utils.training.loop import (
     PRECISIONS,
