@@ -54,7 +54,7 @@ def trials(tmp_path_factory):
     return read_trials(run_dir)  # as another notebook reads it
 
 
-@pytest.mark.parametrize("strategy", ["smac_mf", "tpe", "nsga2"])  # of SMAC, Optuna
+@pytest.mark.parametrize("strategy", ["smac_mf", "tpe"])  # of SMAC, of Optuna
 def test_strategies_minimise_an_objective_of_ones_own(strategy, tmp_path):
     trials = run(tmp_path, timed, strategy=strategy, objectives=LATENCY, n_trials=16)
     assert trials["latency_ms"].notna().all() and set(trials["status"]) == {"SUCCESS"}
@@ -62,12 +62,6 @@ def test_strategies_minimise_an_objective_of_ones_own(strategy, tmp_path):
     front = analysis.pareto_front(trials, LATENCY)
     assert front["latency_ms"].is_monotonic_increasing  # laid out along it
     assert front["loss"].is_monotonic_decreasing
-
-
-def test_it_comes_back_from_worker_processes(tmp_path):
-    settings = {"strategy": "random", "objectives": LATENCY, "n_initial": 1, "n_trials": 6}
-    trials = run(tmp_path, timed, isolate=True, **settings)
-    assert trials["latency_ms"].between(1, 4).all()
 
 
 def test_hypervolume_and_card_take_it(trials):
@@ -92,7 +86,6 @@ def test_every_figure_names_it_with_its_unit(trials):
     figures = {
         "Latency (ms)": [
             plots.plot_front(trials, x="latency_ms", chosen=chosen),
-            plots.plot_partial_dependence(trials, cost="latency_ms"),
             plots.plot_ablation(paths),
         ],
         "Latency there (ms)": [plots.plot_tradeoff(trials, cost="latency_ms")],
@@ -271,14 +264,26 @@ def test_a_shift_type_of_ones_own_computes_trains_and_is_drawn(forget, tmp_path)
     assert ">half<" in plots.plot_front(trials).svg()
 
 
+class Timed:
+    """A target function with an objective of its own, sent to workers."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __call__(self, point, seed):
+        return self.target(point, seed) | {"latency_ms": 1.5}
+
+
 def test_workers_know_what_was_registered(forget, tmp_path):
     register_model("tiny", tiny)
     register_shift_type("half", halved)
     target = TargetFunction(load_dataset("digits", train_size=60), Recipe("tiny", augment=False))
     types = [Categorical("shift_type", ["half"])]
     settings = {"max_depth": 2, "epochs": 1, "n_initial": 1, "n_trials": 3, "strategy": "random"}
-    trials = run(tmp_path, target, hyperparameters=types, isolate=True, **settings)
+    settings |= {"objectives": LATENCY, "hyperparameters": types, "isolate": True}
+    trials = run(tmp_path, Timed(target), **settings)
     assert set(trials["status"]) == {"SUCCESS"}, trials["reason"].tolist()
+    assert trials["latency_ms"].eq(1.5).all()
     assert set(trials["shift_type"]) == {"half"}
 
 
