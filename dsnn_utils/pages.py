@@ -130,6 +130,12 @@ def _link_pages(page: str, beside: Collection[str]) -> str:
     return re.sub(r'<a href="(?!#|\w+:)([^"]*)">(.*?)</a>', link, page, flags=re.DOTALL)
 
 
+def write_page(page: Path, title: str, body: str) -> None:
+    """Write a page of its own: `body` is HTML, `title` is text."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(_INDEX.format(title=html.escape(title), body=body), encoding="utf-8")
+
+
 def write_index(page: Path, title: str, notebooks: pd.DataFrame, front: pd.DataFrame | None):
     """Write the page that links every notebook's page and shows the Pareto front, if there is one.
 
@@ -140,4 +146,4 @@ def write_index(page: Path, title: str, notebooks: pd.DataFrame, front: pd.DataF
     if front is not None:
         shown = front.to_html(index=False, border=0, na_rep="")
         table = f"{table}\n<h2>Pareto front</h2>\n{shown}"
-    page.write_text(_INDEX.format(title=html.escape(title), body=table), encoding="utf-8")
+    write_page(page, title, table)

@@ -1,6 +1,5 @@
 """The picture of a Pareto front: static, interactive, and growing while a search runs."""
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ from dsnn_utils.plots.style import (
     legend_above,
     new_axes,
     plotly_figure,
+    someone_looks,
     styled,
 )
 from dsnn_utils.runs.rows import (
@@ -315,17 +315,6 @@ def _interactive_front(view: _View, title: str | None):
     return figure
 
 
-def _someone_looks() -> bool:
-    """True in a notebook open in JupyterLab or VS Code; False in a terminal or under papermill."""
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return False
-    # Jupyter's server and VS Code set these for the kernels they start; batch executors do not.
-    front_end = "JPY_SESSION_NAME" in os.environ or "VSCODE_PID" in os.environ
-    return hasattr(get_ipython(), "kernel") and front_end
-
-
 @dataclass
 class LiveFront:
     """Shows the front while a search runs: pass it as `on_trial`, call `close()` at the end.
@@ -348,7 +337,7 @@ class LiveFront:
 
     def __post_init__(self):
         if self.live is None:
-            self.live = _someone_looks()
+            self.live = someone_looks()
 
     def __call__(self, row: Mapping, trials: pd.DataFrame) -> None:
         self.update(trials)

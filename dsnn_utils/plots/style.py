@@ -7,6 +7,7 @@ are told apart with every common colour blindness.
 import functools
 import io
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -327,3 +328,14 @@ def draw(make: Callable[[], DualFigure], path_stem: str | Path | None = None):
     if path_stem is not None:
         figure.save(path_stem)
     return figure
+
+
+def someone_looks() -> bool:
+    """True in a notebook open in JupyterLab or VS Code; False in a terminal or under papermill."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
+    # Jupyter's server and VS Code set these for the kernels they start; batch executors do not.
+    front_end = "JPY_SESSION_NAME" in os.environ or "VSCODE_PID" in os.environ
+    return hasattr(get_ipython(), "kernel") and front_end

@@ -19,6 +19,7 @@ import pandas as pd
 
 from dsnn_utils.analysis.choosing import best_dominating_default, knee
 from dsnn_utils.checks import require_columns
+from dsnn_utils.energy.readings import mean_and_half_width
 from dsnn_utils.runs.columns import DEFAULT_OBJECTIVES, HYPERPARAMETERS
 from dsnn_utils.runs.rows import default_rows, default_trial, successful
 
@@ -100,23 +101,26 @@ def published() -> pd.DataFrame:
 
 def compare(
     trials: pd.DataFrame | None = None,
-    results: Mapping[str, float] | None = None,
+    results: Mapping[str, float | Sequence[float]] | None = None,
     chosen: pd.Series | None = None,
     objectives: Sequence[str] = DEFAULT_OBJECTIVES,
 ) -> pd.DataFrame:
-    """Published values beside ours: columns what, published, relation, ours, unit, ratio,
-    comparable, why, status, source.
+    """Published values beside ours: columns what, published, relation, ours, half_width, unit,
+    ratio, comparable, why, status, source.
 
     Ours are validation values of the trials table, whose `chosen` row (default: the row that
     dominates the published default in the `objectives` by the largest margin, else the knee) stands
     beside the papers' Pareto solutions. Test accuracies (0..1) take the place of validation values:
     a column `test_accuracy` of the table (mean over the seeds of the network, which is chosen by
-    its validation values), or `results` of final trainings with any of the keys
-    `default_test_accuracy`, `chosen_test_accuracy`, `plain_test_accuracy`, `best_test_accuracy`,
-    `full_depth_q_test_accuracy` and `full_depth_ps_test_accuracy`.
+    its validation values), or `results` of final trainings, one accuracy or those of all seeds,
+    with any of the keys `default_test_accuracy`, `chosen_test_accuracy`, `plain_test_accuracy`,
+    `best_test_accuracy`, `full_depth_q_test_accuracy` and `full_depth_ps_test_accuracy`.
+    `half_width` is that of the 95 % interval of `ours` over seeds, NaN for one.
 
     status: "reproduced" (comparable, within one percentage point, or beyond a published bound),
-    "exceeded" or "differs" (comparable, further above or below) or "not yet" (not comparable).
+    "exceeded" or "differs" (comparable, further above or below), "cannot be told" (comparable, but
+    the 95 % interval over our seeds leaves more than one of these, or there is one seed) or
+    "not yet" (not comparable).
     """
     ours = _our_rows(trials, chosen, objectives) if trials is not None else None
     return pd.DataFrame([_compare_one(row, ours, results or {}) for row in PUBLISHED])
@@ -134,11 +138,11 @@ def _compare_one(row: Published, ours: dict | None, results: Mapping) -> dict:
     value = np.nan if found is None else found.value
     comparable, status = False, "not yet"
     if found is not None and not reasons:
-        comparable, status, short = True, "reproduced", row.value - value
-        if short > TOLERANCE_PERCENT:
-            status = "differs"
-        elif row.relation != ">" and short < -TOLERANCE_PERCENT:
-            status = "exceeded"
+        comparable = True
+        ends = value - found.half_width, value + found.half_width
+        verdicts = {_verdict(row, end) for end in ends}
+        certain = np.isfinite(found.half_width) and len(verdicts) == 1
+        status = verdicts.pop() if certain else "cannot be told"
         reasons = [
             f"same data set, network and measure, ours {found.row.get('epochs')} epochs, "
             f"n = {found.seeds}",
@@ -149,6 +153,7 @@ def _compare_one(row: Published, ours: dict | None, results: Mapping) -> dict:
         "published": row.value,
         "relation": row.relation,
         "ours": value,
+        "half_width": np.nan if found is None else found.half_width,
         "unit": row.unit,
         "ratio": value / row.value,
         "comparable": comparable,
@@ -156,6 +161,14 @@ def _compare_one(row: Published, ours: dict | None, results: Mapping) -> dict:
         "status": status,
         "source": row.source,
     }
+
+
+def _verdict(row: Published, value: float) -> str:
+    if value < row.value - TOLERANCE_PERCENT:
+        return "differs"
+    if row.relation != ">" and value > row.value + TOLERANCE_PERCENT:
+        return "exceeded"
+    return "reproduced"
 
 
 def _our_rows(trials: pd.DataFrame, chosen: pd.Series | None, objectives: Sequence[str]) -> dict:
@@ -175,10 +188,24 @@ def _our_rows(trials: pd.DataFrame, chosen: pd.Series | None, objectives: Sequen
     return found
 
 
+class _Accuracy(NamedTuple):
+    """Mean test accuracy (0..1) over seeds, and the half-width of its 95 % interval (one: NaN)."""
+
+    mean: float
+    half_width: float
+    seeds: int
+
+
+def _over_seeds(accuracies: Sequence[float]) -> _Accuracy:
+    half_width = mean_and_half_width(accuracies)[1] if len(accuracies) > 1 else np.nan
+    return _Accuracy(float(np.mean(accuracies)), half_width, len(accuracies))
+
+
 class _Counterpart(NamedTuple):
     value: float  # in the published unit
     row: pd.Series  # the trial it belongs to
     seeds: int
+    half_width: float = np.nan  # of the 95 % interval of `value`
 
 
 def _counterpart(
@@ -194,9 +221,10 @@ def _counterpart(
         reasons.append("no successful published default in the table")
         return None
     if measure == "gain":
-        gain = _loss_gain if kind == "loss" else _emissions_gain
-        value, seeds = gain(ours, reasons)
-        return None if value is None else _Counterpart(value, default, seeds)
+        if kind == "loss":
+            return _loss_gain(ours, reasons)
+        value = _emissions_gain(ours, reasons)
+        return None if value is None else _Counterpart(value, default, 1)
     if measure == "emissions":
         value = chosen.get("emissions_gco2eq")
         if value is None or not np.isfinite(value):
@@ -221,40 +249,45 @@ def _counterpart(
     if kind == "full_depth" and row.shift_type is not None:
         kind = f"{kind}_{row.shift_type.lower()}"
     if f"{kind}_test_accuracy" in results:
-        return _Counterpart(100 * float(results[f"{kind}_test_accuracy"]), used, 1)
-    accuracy, seeds = _accuracy(used, ours["rows"], reasons)
-    return _Counterpart(100 * accuracy, used, seeds)
+        accuracy = _over_seeds(np.atleast_1d(results[f"{kind}_test_accuracy"]).tolist())
+    else:
+        accuracy = _accuracy(used, ours["rows"], reasons)
+    return _Counterpart(100 * accuracy.mean, used, accuracy.seeds, 100 * accuracy.half_width)
 
 
-def _accuracy(network: pd.Series, rows: pd.DataFrame, reasons: list) -> tuple[float, int]:
-    """Mean test accuracy over the network's seeds and their number, else validation accuracy."""
+def _accuracy(network: pd.Series, rows: pd.DataFrame, reasons: list) -> _Accuracy:
+    """Test accuracy over the network's seeds, else its validation accuracy."""
     if pd.isna(network.get("test_accuracy")):
         reasons.append("ours is validation accuracy, the published one test accuracy")
-        return float(network["val_accuracy"]), 1
+        return _over_seeds([float(network["val_accuracy"])])
     names = [name for name in ("origin", "dataset", "model", *HYPERPARAMETERS) if name in rows]
     same = (rows[names] == network[names]) | (rows[names].isna() & network[names].isna())
-    tested = rows.loc[same.all(axis=1), "test_accuracy"].dropna()
-    return float(tested.mean()), len(tested)
+    return _over_seeds(rows.loc[same.all(axis=1), "test_accuracy"].dropna().tolist())
 
 
-def _loss_gain(ours: dict, reasons: list) -> tuple[float, int]:
-    """Largest relative reduction (%) of the error among what dominates the default, seeds."""
+def _loss_gain(ours: dict, reasons: list) -> _Counterpart:
+    """Largest relative reduction (%) of the error among what dominates the default."""
     rows, default, objectives = ours["rows"], ours["default"], list(ours["objectives"])
     better = rows[(rows[objectives] <= default[objectives].astype(float)).all(axis=1)]
     best = better.loc[better["loss"].idxmin()]
-    accuracy, seeds = _accuracy(best, rows, reasons)
-    default_accuracy, default_seeds = _accuracy(default, rows, reasons)
-    return 100 * (1 - (1 - accuracy) / (1 - default_accuracy)), min(seeds, default_seeds)
+    accuracy, of_default = _accuracy(best, rows, reasons), _accuracy(default, rows, reasons)
+    gain = 100 * (1 - (1 - accuracy.mean) / (1 - of_default.mean))
+    # A quotient: the relative half-widths of both errors add up as squares.
+    relative = np.hypot(
+        accuracy.half_width / (1 - accuracy.mean), of_default.half_width / (1 - of_default.mean)
+    )
+    seeds = min(accuracy.seeds, of_default.seeds)
+    return _Counterpart(gain, default, seeds, float((100 - gain) * relative))
 
 
-def _emissions_gain(ours: dict, reasons: list) -> tuple[float | None, int]:
+def _emissions_gain(ours: dict, reasons: list) -> float | None:
     """Largest relative reduction (%) among what dominates the default in loss and emissions."""
     rows, default, names = ours["rows"], ours["default"], ["loss", "emissions_gco2eq"]
     if "emissions_gco2eq" not in rows or not np.isfinite(default["emissions_gco2eq"]):
         reasons.append("no emissions measured")
-        return None, 0
+        return None
     better = rows[(rows[names] <= default[names].astype(float)).all(axis=1)]
-    return float(100 * (1 - better["emissions_gco2eq"].min() / default["emissions_gco2eq"])), 1
+    return float(100 * (1 - better["emissions_gco2eq"].min() / default["emissions_gco2eq"]))
 
 
 def _differences(row: Published, used: pd.Series) -> list[str]:

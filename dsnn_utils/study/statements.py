@@ -3,7 +3,7 @@
 Sources: Hennig, Tornede and Lindauer 2024 (arXiv 2404.01965); Hennig and Lindauer (2606.23208).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -16,6 +16,7 @@ from dsnn_utils.checks import require_columns
 from dsnn_utils.runs.columns import (
     ACTIVATION_BITS,
     COMPUTE_ENERGY,
+    MODELLED_ENERGIES,
     VALIDATION_READING,
     under_both_prices,
 )
@@ -53,8 +54,10 @@ def findings(
 
     `trials` is that of a search over loss and the modelled `energy`; `grid` one of given
     networks over depth and bits, `finals` one of the default and chosen networks with test
-    accuracies, `transfer` the same on other data. `holds` is True, False or None (cannot be told,
-    or not told from chance). Importances are fANOVA's on the trials, mean and range over the runs.
+    accuracies, `transfer` the same on other data. `holds` is True or False only where several seeds
+    agree, intervals do not overlap, and measured and modelled quantities that the row shows say the
+    same; otherwise None (cannot be told). Importances are fANOVA's on the trials, mean and range
+    over the runs; those of a modelled energy are calculated.
     """
     asked = {p: name for p, name in under_both_prices(energy).items() if name in trials}
     evidence = Evidence(trials, energy, grid, finals, transfer, seed)
@@ -111,7 +114,8 @@ def dominating_default(finals: pd.DataFrame, cost: str) -> tuple[pd.Series, pd.D
     return default, found
 
 
-def _tested(finals: pd.DataFrame, cost: str) -> tuple[str, bool]:
+def _tested(finals: pd.DataFrame, cost: str) -> tuple[str, bool | None]:
+    """None where the intervals of the accuracies overlap, or one seed has none."""
     default, found = dominating_default(finals, cost)
     origins = finals["origin"].unique()
     others = sum(not origin.startswith("default") for origin in origins)
@@ -121,7 +125,24 @@ def _tested(finals: pd.DataFrame, cost: str) -> tuple[str, bool]:
     )
     if len(found):
         text += f"; {found.iloc[0]['origin']} {_result(found.iloc[0], cost)}"
-    return text, len(found) > 0
+    summary = summarise_points(finals).dropna(subset=["test_accuracy"])
+    rivals = summary[
+        ~summary["origin"].str.startswith("default") & (summary[cost] <= default[cost])
+    ]
+    # NaN, the half-width of one seed, makes both comparisons false.
+    default_low, default_high = _ends(default)
+    low, high = _ends(rivals)
+    if (low > default_high).any():
+        return text, True
+    if (high < default_low).all() and pd.notna(default_low):
+        return text, False
+    return f"{text}: one seed, or intervals that overlap", None
+
+
+def _ends(rows):
+    """The 95 % interval of the test accuracy."""
+    half_width = rows["test_accuracy_half_width"]
+    return rows["test_accuracy"] - half_width, rows["test_accuracy"] + half_width
 
 
 def _result(row: pd.Series, cost: str) -> str:
@@ -131,50 +152,77 @@ def _result(row: pd.Series, cost: str) -> str:
     return f"{accuracy} at {1e6 * row[cost]:.1f} µJ"
 
 
-def _default_dominated(e: Evidence) -> tuple[str, bool]:
+def _default_dominated(e: Evidence) -> tuple[str, bool | None]:
     if e.finals is not None:
         return _tested(e.finals, e.energy)
     default_trial(successful(e.trials))
-    try:
-        row = best_dominating_default(e.trials, ("loss", e.energy))
-    except ValueError:
-        return "no trial dominates it in validation error and modelled energy", False
-    text = f"trial {row['trial']} of seed {row['seed']} dominates it in validation error and energy"
-    return text, True
+    answers, example = {}, ""
+    for seed, run in e.trials.groupby("seed"):
+        try:
+            row = best_dominating_default(run, ("loss", e.energy))
+            answers[seed], example = True, f", such as trial {row['trial']} of seed {seed}"
+        except ValueError:
+            answers[seed] = False
+    text = (
+        f"in {sum(answers.values())} of {len(answers)} searches a trial dominates it in validation "
+        f"error and modelled energy{example}"
+    )
+    return _of_all(text, answers.values())
 
 
-def _low_depths(e: Evidence) -> tuple[str, bool]:
+def _of_all(text: str, answers: Collection[bool]) -> tuple[str, bool | None]:
+    """The answer of several searches that agree. One search, or several that do not, is none."""
+    if len(answers) < 2:
+        return f"{text}: one seed", None
+    return text, next(iter(answers)) if len(set(answers)) == 1 else None
+
+
+def _low_depths(e: Evidence) -> tuple[str, bool | None]:
     # The papers' energy is measured: of the training with its validation in the workshop's script,
-    # of the last epoch's validation in the journal's. Where there is such, the last one decides.
+    # of the last epoch's validation in the journal's. All that there are have to agree.
     objectives = {"modelled energy of an inference": e.energy}
     if e.trials["emissions_gco2eq"].notna().any():
         objectives["measured emissions of the training"] = "emissions_gco2eq"
     if VALIDATION_READING in e.trials and e.trials[VALIDATION_READING].notna().any():
         objectives["measured energy of the last validation"] = VALIDATION_READING
-    parts = []
+    parts, answers = [], []
     for words, objective in objectives.items():
-        front = pareto_front(e.trials, ("loss", objective))
-        low = front["shift_depth"] <= front["max_shift_depth"] / 2
-        parts.append(f"{words}: {low.sum()} of {len(front)}")
+        low = _shifts_half(pareto_front(e.trials, ("loss", objective)))
+        parts.append(f"{words}: {low.sum()} of {len(low)}")
+        answers.append(bool(low.mean() >= 0.5))
+        for _, run in e.trials.groupby("seed"):
+            answers.append(bool(_shifts_half(pareto_front(run, ("loss", objective))).mean() >= 0.5))
     text = f"with at most half of the layers shifted, on the front of error and {'; '.join(parts)}"
-    return text, bool(low.mean() >= 0.5)
+    if e.trials["seed"].nunique() < 2:
+        return f"{text}: one seed", None
+    return _of_all(text, answers)
+
+
+def _shifts_half(front: pd.DataFrame) -> pd.Series:
+    return front["shift_depth"] <= front["max_shift_depth"] / 2
 
 
 def _most_important(
     e: Evidence, objective: str, expected: Sequence[str]
 ) -> tuple[str, bool | None]:
-    """Does one of `expected` come first in fANOVA? None where ranges over the runs overlap."""
+    """Does one of `expected` come first in fANOVA? None for one run or ranges that overlap."""
     table = importance(e.trials, objective, e.seed).set_index("hyperparameter")
     is_expected = table.index.isin(expected)
     first, rivals = table.iloc[[0]], table[is_expected != is_expected[0]]
-    text = ", ".join(
-        f"{row.Index} {100 * row.importance:.0f} % ({100 * row.lowest:.0f} to "
-        f"{100 * row.highest:.0f})"
-        for row in pd.concat([first, rivals.head(1)]).itertuples()
-    )
+    text = ", ".join(_share(row) for row in pd.concat([first, rivals.head(1)]).itertuples())
+    runs = first["runs"].item()
+    if objective not in MODELLED_ENERGIES and runs < 2:
+        return f"{text}: one run has no range", None
     if rivals["highest"].max() >= first["lowest"].item():
-        return f"{text}: ranges of {first['runs'].item()} runs overlap", None
+        return f"{text}: ranges of {runs} runs overlap", None
     return text, bool(is_expected[0])
+
+
+def _share(row) -> str:
+    if row.lowest == row.highest:
+        return f"{row.Index} {100 * row.importance:.1f} %"
+    ends = f"{100 * row.lowest:.0f} to {100 * row.highest:.0f}"
+    return f"{row.Index} {100 * row.importance:.0f} % ({ends})"
 
 
 def _depth_for_loss(e: Evidence) -> tuple[str, bool | None]:
@@ -184,12 +232,12 @@ def _depth_for_loss(e: Evidence) -> tuple[str, bool | None]:
 
 def _bits_for_emissions(e: Evidence) -> tuple[str, bool | None]:
     measured, holds = _most_important(e, "emissions_gco2eq", ACTIVATION_BITS)
-    modelled, _ = _most_important(e, e.energy, ACTIVATION_BITS)
+    modelled, holds_modelled = _most_important(e, e.energy, ACTIVATION_BITS)
     text = f"for emissions of the training: {measured}; for modelled energy of an inference: "
-    return text + modelled, holds
+    return text + modelled, holds if holds == holds_modelled else None
 
 
-def _fewer_layers_save_more(e: Evidence) -> tuple[str, bool]:
+def _fewer_layers_save_more(e: Evidence) -> tuple[str, bool | None]:
     if e.grid is None:
         raise ValueError("needs the same training at several depths and bits")
     rows = successful(e.grid, ("loss", e.energy))
@@ -208,12 +256,16 @@ def _fewer_layers_save_more(e: Evidence) -> tuple[str, bool]:
         change = 100 * (measured.iloc[-1] / measured.iloc[0] - 1)
         text += f"; measured energy of the training: {change:+.0f} % from depth {depths[0]} to "
         text += f"{depths[-1]} (median)"
-        cheaper = change > 0  # the measured energy decides, as in `_low_depths`
+        if (change > 0) != cheaper:
+            return f"{text}: the two disagree", None
     return text, bool(cheaper)
 
 
 def _balance(e: Evidence) -> tuple[str, bool | None]:
-    """True only where several depths and bits remain after steps that chance can explain go."""
+    """True only where several depths and bits remain after steps that chance can explain go.
+
+    One seed of each network tells nothing about how far another one would have led.
+    """
     rows = e.trials if e.grid is None else e.grid
     front = pareto_front(rows, ("loss", e.energy))
     told_apart = front.iloc[:1]
@@ -226,6 +278,8 @@ def _balance(e: Evidence) -> tuple[str, bool | None]:
     if strict and not safe:
         text += f"; the {len(told_apart)} at least {100 * MARGIN:.0f} points apart: {text_safe}"
         return text, None
+    if rows["seed"].nunique() < 2:
+        return f"{text}: one seed", None
     return text, strict
 
 
@@ -236,12 +290,13 @@ def _depths_and_bits(front: pd.DataFrame) -> tuple[bool, str]:
         "depths": front["shift_depth"], "weight bits": front["weight_bits"],
         "activation bits": bits,
     }  # fmt: skip
-    values = {name: sorted(column.astype(int).unique()) for name, column in used.items()}
+    # A plain network has no bits.
+    values = {n: sorted(column.dropna().astype(int).unique()) for n, column in used.items()}
     text = ", ".join(f"{name} {' '.join(map(str, found))}" for name, found in values.items())
     return len(values["depths"]) > 1 and max(map(len, list(values.values())[1:])) > 1, text
 
 
-def _transfer(e: Evidence) -> tuple[str, bool]:
+def _transfer(e: Evidence) -> tuple[str, bool | None]:
     if e.transfer is None:
         raise ValueError("a search has one data set, this needs two")
     return _tested(e.transfer, e.energy)
