@@ -14,6 +14,7 @@ from dsnn_utils.runs.columns import cost_among
 from dsnn_utils.runs.directory import find_runs, read_settings
 from dsnn_utils.runs.rows import successful
 from dsnn_utils.runs.table import read_runs
+from dsnn_utils.summary import summarise_run
 from dsnn_utils.training.data import load_dataset
 
 
@@ -43,7 +44,9 @@ def write_run_report(run: Path) -> Path:
                     shutil.copy(file, copy / file.relative_to(run))
         parameters = {"run_dir": str(copy), "retrain_seeds": [], **_recorded_choice(run, folders)}
         run_notebook(notebook, executed, parameters, progress="report")
-        write_html(executed, page, images=notebook.parent, title=f"Run {run.name}")
+        summary = summarise_run(run, folders)
+        title = f"Run {run.name}"
+        write_html(executed, page, images=notebook.parent, title=title, summary=summary)
     return page
 
 
