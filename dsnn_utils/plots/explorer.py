@@ -24,7 +24,7 @@ from dsnn_utils.plots.style import (
 from dsnn_utils.runs.columns import COMPUTE_ENERGY
 from dsnn_utils.runs.rows import successful
 from dsnn_utils.search.space import to_spec
-from dsnn_utils.shift import fixed_point, quantize_ps, quantize_q
+from dsnn_utils.shift import ShiftSpec, fixed_point, quantize_ps, quantize_q
 
 NEAREST = 5
 
@@ -41,10 +41,14 @@ def plot_format(
     point: a configuration with its shift depth, such as `search.published_default` gives;
     energy_of: its modelled energy in J per image (arithmetic alone), see `search.energy_function`;
     trials: a table of trials of the same network. `data` of the figure is the energy by depth.
+
+    Raises ValueError for a depth beyond `max_depth` and for integer arithmetic.
     """
     spec, depth = to_spec(point), int(point["shift_depth"])
     if not 0 <= depth <= max_depth:
         raise ValueError(f"shift_depth={depth}: must be an integer from 0 to {max_depth}")
+    if not isinstance(spec, ShiftSpec):
+        raise ValueError(f"arithmetic={point['arithmetic']!r}: must be shift")
     i, f = spec.activation_integer_bits, spec.activation_fraction_bits
     figure, axes = new_axes(TWO_COLUMNS, 4.2, 2, 2)
     w = torch.linspace(-1.25, 1.25, 2001)
