@@ -11,9 +11,10 @@ from dsnn_utils.checks import check_integer, is_number, require, require_choice
 MODELS = ("resnet20", "mobilenetv2", "googlenet", "vgg19", "efficientnetv2")
 #: The shape of an image (channels, height, width) by name; each has ten classes.
 KNOWN_DATASETS = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "fashion_mnist": (1, 28, 28)}
-SPACES = ("published", "extended", "integer")
+SPACES = ("published", "extended", "integer", "int8")
 STRATEGIES = ("smac_mf", "smac_mf_published", "smac", "gp", "qlognehvi", "tpe", "nsga2", "random")
 MULTI_FIDELITY = ("smac_mf", "smac_mf_published")
+INT8_RUNTIMES = ("onnxruntime", "openvino")
 PRECISIONS = ("auto", "float32", "bfloat16")
 TRACKING_MODES = ("process", "machine")
 CHOICE_RULES = ("knee", "dominates_default", "energy_budget", "accuracy_floor")
@@ -90,6 +91,7 @@ RANGES = {
 }
 #: By the name of the parameter; `dataset` may also be a path.
 CHOICES = {
+    "exported_to": INT8_RUNTIMES,
     "model": MODELS,
     "precision": PRECISIONS,
     "rule": CHOICE_RULES,

@@ -38,6 +38,8 @@ from dsnn_utils.limits import (
 )
 from dsnn_utils.paths import project_root
 from dsnn_utils.runs.columns import (
+    EXPORTED,
+    EXPORTED_ENERGY,
     FIDELITIES,
     HYPERPARAMETERS,
     MEASURED,
@@ -332,8 +334,14 @@ def check_together(notebook: str | Path, values: Mapping) -> None:
     if not given("measure_energy", True):
         rounds = given("measuring_rounds", 0)
         require(rounds == 0, f"measuring_rounds={rounds}: must be 0 with measure_energy=False")
-        names = [name for name in given("objectives", ()) if name in MEASURED]
+        names = [name for name in given("objectives", ()) if name in (*MEASURED, EXPORTED_ENERGY)]
         require(not names, f"objectives={names}: must not be measured with measure_energy=False")
+    exported = [name for name in given("objectives", ()) if name in EXPORTED]
+    runtimes = ", ".join(CHOICES["exported_to"])
+    require(
+        not exported or values["exported_to"],
+        f"exported_to=None: must be one of {runtimes} to minimise {exported}",
+    )
     if "objectives" in values:
         check_objectives(values["objectives"], wue_l_per_kwh=values["wue_l_per_kwh"])
     if given("use_test") and values["n_random"]:

@@ -15,9 +15,9 @@ from dsnn_utils.paths import read_json
 from dsnn_utils.runs.columns import (
     COMPUTE_ENERGY,
     DEFAULT_OBJECTIVES,
-    HYPERPARAMETERS,
     check_objectives,
     cost_among,
+    hyperparameters_among,
     loss_among,
 )
 from dsnn_utils.runs.rows import (
@@ -285,6 +285,6 @@ def read_seed_configurations(
     ):
         if len(rows):
             print(f"{source}: {len(rows)} of {len(front)} networks {what}")
-    names = [n for n in HYPERPARAMETERS if n not in ("epochs", "data_fraction")]
+    names = [n for n in hyperparameters_among(front) if n not in ("epochs", "data_fraction")]
     kept = kept.assign(shift_depth=kept["shift_depth"].clip(upper=max_depth))
     return to_records(kept[names])

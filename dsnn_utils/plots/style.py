@@ -20,7 +20,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 
-from dsnn_utils.runs.columns import split_unit
+from dsnn_utils.runs.columns import OWN, split_unit
 
 ONE_COLUMN, TWO_COLUMNS = 3.3, 6.9  # inches
 # Okabe and Ito's palette, told apart with every common colour blindness.
@@ -94,6 +94,8 @@ AXES = {
     "emissions_gco2eq": ("Measured emissions of the trial (gCO₂eq)", 1),
     "embodied_gco2eq": ("Embodied emissions of the trial (gCO₂eq)", 1),
     "duration_s": ("Duration (s)", 1),
+    "exported_latency_ms_per_image": ("Latency in int8 (ms per image)", 1),
+    "exported_energy_measured_j_per_image": ("Measured energy in int8 (mJ per image)", 1e3),
     "trial": ("Trials", 1),
     "epochs": ("Training epochs spent", 1),
 }
@@ -198,7 +200,7 @@ def axis_label(name: str) -> tuple[str, float]:
 
 def name_of(hyperparameter: str) -> str:
     """A hyperparameter in words."""
-    return NAMES.get(hyperparameter) or _words(hyperparameter)
+    return NAMES.get(hyperparameter) or _words(hyperparameter.removeprefix(OWN))
 
 
 def _words(name: str) -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 from dsnn_utils.pages import write_html
 from dsnn_utils.paths import project_root
 from dsnn_utils.runner import run_notebook
-from dsnn_utils.runs.columns import modelled_energy_among
+from dsnn_utils.runs.columns import cost_among
 from dsnn_utils.runs.directory import find_runs, read_results, read_settings
 from dsnn_utils.runs.rows import successful
 from dsnn_utils.runs.table import read_runs
-from dsnn_utils.search.trial import recorded_data
+from dsnn_utils.search.trial import recorded_data, why_not_rebuilt
 from dsnn_utils.summary import summarise_run
 
 
@@ -27,9 +27,10 @@ def write_run_report(run: Path) -> Path:
     run = run.resolve()
     folders = find_runs(run)
     trials, settings = read_runs(folders), read_settings(folders[0])
-    successful(trials, ["loss", modelled_energy_among(settings["objectives"])])
-    with chdir(project_root()):  # as in notebooks, relative paths start there
-        recorded_data(settings)
+    successful(trials, ["loss", cost_among(settings["objectives"])])
+    if not why_not_rebuilt(trials, settings):  # a target function of one's own need not tell
+        with chdir(project_root()):  # as in notebooks, relative paths start there
+            recorded_data(settings)
     notebook = project_root() / "notebooks" / "04_pareto_analysis.ipynb"
     page = run / "report" / "run.html"
     with tempfile.TemporaryDirectory() as folder:

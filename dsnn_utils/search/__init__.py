@@ -18,7 +18,7 @@ from dsnn_utils.search.space import (
     space_table,
     to_spec,
 )
-from dsnn_utils.search.strategies import hyperband_plan
+from dsnn_utils.search.strategies import hyperband_plan, register_strategy
 from dsnn_utils.search.trial import (
     Recipe,
     TargetFunction,
@@ -30,6 +30,7 @@ from dsnn_utils.search.trial import (
     energy_of_trials,
     recorded_data,
     run_trial,
+    why_not_rebuilt,
 )
 
 __all__ = [
@@ -53,9 +54,11 @@ __all__ = [
     "published_default",
     "random_points",
     "recorded_data",
+    "register_strategy",
     "run_trial",
     "search",
     "space_table",
     "to_spec",
     "train_points",
+    "why_not_rebuilt",
 ]

@@ -14,7 +14,7 @@ from dsnn_utils.analysis.fronts import reference_point
 from dsnn_utils.checks import require_columns
 from dsnn_utils.paths import project_root
 from dsnn_utils.runs.columns import MODELLED_ENERGIES, cost_among, loss_among
-from dsnn_utils.search.trial import energy_of_trials
+from dsnn_utils.search.trial import energy_of_trials, why_not_rebuilt
 from dsnn_utils.training.data import load_dataset
 
 TABLES = project_root() / "figures" / "strategies"
@@ -41,7 +41,7 @@ def search_energy(trials: pd.DataFrame, settings: Mapping) -> Callable[[Mapping]
     `load_dataset` and `energy_of_trials` raise.
     """
     energy = cost_among(settings["objectives"])
-    if "recipe" not in settings or energy not in MODELLED_ENERGIES:
+    if energy not in MODELLED_ENERGIES or why_not_rebuilt(trials, settings):
         return None
     try:
         return energy_of_trials(trials, energy)
@@ -84,6 +84,8 @@ def compare_strategies(
     Raises ValueError if the results hold no run of that many trials.
     """
     require_columns(results, ["problem", "strategy", "seed", "trials", "hypervolume"])
+    own = [name for name in results["strategy"].unique() if name not in STRATEGY_ORDER]
+    rivals = [*rivals, *own]
     last = results[results["trials"] == trials]
     if last.empty:
         raise ValueError(f"trials={trials!r}: must be a number of trials that was recorded")
