@@ -34,7 +34,8 @@ _INDEX = """<!DOCTYPE html>
 body {{ font-family: sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
 table {{ border-collapse: collapse; margin: 1rem 0 }}
 th, td {{ padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ccc }}
-td:first-child, th:first-child {{ text-align: left }}
+th:first-child, td:first-child, :is(th, td):nth-child(2) {{ text-align: left }}
+img {{ max-width: 100% }}
 </style></head>
 <body><h1>{title}</h1>
 {body}
@@ -85,13 +86,14 @@ def write_html(
     images: Path,
     title: str | None = None,
     beside: Collection[str] = (),
+    summary: str = "",
 ) -> None:
     """Write `notebook`, or a Markdown file, as one self-contained HTML page.
 
     Local images are looked up in `images`. `beside` are the names (stems) of the pages in the same
     folder, and `index`, if there is one: links to these are kept, other local links become text.
-    With a `title` the page is a report: that title stands in place of the opening cell, and code,
-    prompts and the cells tagged `notebook-only` are left out.
+    With a `title` the page is a report: that title and the `summary` (HTML) stand in place of the
+    opening cell, and code, prompts and the cells tagged `notebook-only` are left out.
     """
     if notebook.suffix == ".md":
         text = notebook.read_text(encoding="utf-8")
@@ -101,7 +103,10 @@ def write_html(
     report = title is not None
     if title is not None:
         shown = [c for c in content.cells[1:] if "notebook-only" not in c.metadata.get("tags", [])]
-        content.cells = [nbformat.v4.new_markdown_cell(f"# {html.escape(title)}"), *shown]
+        content.cells = [
+            nbformat.v4.new_markdown_cell(f"# {html.escape(title)}\n\n{summary}"),
+            *shown,
+        ]
     resources = {"metadata": {"name": title or notebook.stem, "path": str(images)}}
     exporter = _Exporter(
         raw_template=_PAGE,
@@ -130,14 +135,43 @@ def _link_pages(page: str, beside: Collection[str]) -> str:
     return re.sub(r'<a href="(?!#|\w+:)([^"]*)">(.*?)</a>', link, page, flags=re.DOTALL)
 
 
-def write_index(page: Path, title: str, notebooks: pd.DataFrame, front: pd.DataFrame | None):
-    """Write the page that links every notebook's page and shows the Pareto front, if there is one.
+def write_page(page: Path, title: str, body: str) -> None:
+    """Write a page of its own: `body` is HTML, `title` is text."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(_INDEX.format(title=html.escape(title), body=body), encoding="utf-8")
 
-    `notebooks` is the runner's table of durations; its column `notebook` holds the stems.
+
+def write_index(
+    page: Path,
+    title: str,
+    sources: Collection[Path],
+    durations: pd.DataFrame,
+    summary: str = "",
+) -> None:
+    """Write the start page: a summary of the run, and what each page says.
+
+    `sources` are the notebooks and texts whose pages stand beside it; `durations` is the runner's
+    table, whose column `notebook` holds their stems; `summary` is HTML.
     """
-    link = {"notebook": lambda stem: f'<a href="{html.escape(stem)}.html">{html.escape(stem)}</a>'}
-    table = notebooks.to_html(index=False, border=0, escape=False, formatters=link)
-    if front is not None:
-        shown = front.to_html(index=False, border=0, na_rep="")
-        table = f"{table}\n<h2>Pareto front</h2>\n{shown}"
-    page.write_text(_INDEX.format(title=html.escape(title), body=table), encoding="utf-8")
+    answers = pd.DataFrame([_opening(path) for path in sources], columns=["page", "what it says"])
+    stems = [path.stem for path in sources]
+    of_stem = durations.set_index("notebook").reindex(stems).astype("Int64").reset_index(drop=True)
+    table = pd.concat([answers, of_stem], axis=1)
+    pages = table.to_html(index=False, border=0, na_rep="", escape=False)
+    body = f"{summary}\n<h2>Pages</h2>\n{pages}"
+    write_page(page, title, body)
+
+
+def _opening(source: Path) -> tuple[str, str]:
+    """A link to the page of a notebook or text, with its title, and the sentence below the title.
+
+    In the notebooks that is the one in bold.
+    """
+    text = source.read_text(encoding="utf-8")
+    if source.suffix == ".ipynb":
+        text = next(iter(nbformat.reads(text, as_version=4).cells), {"source": ""})["source"]
+    title, _, below = text.partition("\n")
+    shown = title.removeprefix("# ") if title.startswith("# ") else source.stem
+    sentence = below.strip().partition("\n\n")[0].strip("*")
+    link = f'<a href="{html.escape(source.stem)}.html">{html.escape(shown)}</a>'
+    return link, html.escape(sentence)

@@ -286,7 +286,7 @@ def _run(options: argparse.Namespace) -> None:
     if front is not None:
         print(f"\nPareto front of {out / 'trials.csv'}:\n{front.to_string(index=False, na_rep='')}")
     if not options.no_html:
-        print(f"\nReport: {_write_report(out, notebooks, table, front)}")
+        print(f"\nReport: {_write_report(out, notebooks, table)}")
 
 
 def _find(name: str) -> Path:
@@ -312,8 +312,9 @@ def _plan(options: argparse.Namespace, notebooks: list[Path], out: Path) -> dict
     return plan
 
 
-def _write_report(out: Path, notebooks: list[Path], table, front) -> Path:
+def _write_report(out: Path, notebooks: list[Path], table) -> Path:
     from dsnn_utils.pages import write_html, write_index
+    from dsnn_utils.summary import summarise_run
 
     texts = sorted((project_root() / "notebooks").glob("*.md"))
     sources = [*(out / "notebooks" / path.name for path in notebooks), *texts]
@@ -322,7 +323,8 @@ def _write_report(out: Path, notebooks: list[Path], table, front) -> Path:
         page = out / "report" / f"{path.stem}.html"
         write_html(source, page, images=path.parent, beside=beside)
     index = out / "report" / "index.html"
-    write_index(index, f"Run {out.name}", table, front)
+    summary = summarise_run(out) if (out / "trials.csv").is_file() else ""
+    write_index(index, f"Run {out.name}", sources, table, summary)
     return index
 
 

@@ -11,6 +11,7 @@ from dsnn_utils.analysis.choosing import (
     read_seed_configurations,
     solution_card,
 )
+from dsnn_utils.analysis.comparing import holm, paired_tests, seeds_needed
 from dsnn_utils.analysis.fidelity import TRAINING_FIDELITIES, rank_agreement
 from dsnn_utils.analysis.fronts import (
     agreement_of_prices,
@@ -42,6 +43,7 @@ __all__ = [
     "best_dominating_default",
     "choose",
     "depth_and_bits",
+    "holm",
     "hypervolume",
     "hypervolume_over",
     "importance",
@@ -49,6 +51,7 @@ __all__ = [
     "learning_curves",
     "likely_networks",
     "overview",
+    "paired_tests",
     "pareto_front",
     "partial_dependence",
     "plausible_accuracies",
@@ -56,6 +59,7 @@ __all__ = [
     "rank_agreement",
     "read_seed_configurations",
     "reference_point",
+    "seeds_needed",
     "solution_card",
     "summarise_points",
     "summarise_runs",

@@ -13,9 +13,9 @@ from dsnn_utils.checks import require_choice, require_columns
 from dsnn_utils.runs.columns import (
     COMPUTE_ENERGY,
     DEFAULT_OBJECTIVES,
-    HYPERPARAMETERS,
     check_objectives,
     cost_among,
+    hyperparameters_among,
     loss_among,
 )
 from dsnn_utils.runs.rows import (
@@ -279,7 +279,8 @@ def read_seed_configurations(source: str | Path | None, max_depth: int) -> list[
                 f"seed_configurations={str(source)!r}: must be a list of configurations ({error})"
             ) from error
     else:
-        found = to_records(pareto_front(read_trials(path))[list(HYPERPARAMETERS)])
+        front = pareto_front(read_trials(path))
+        found = to_records(front[hyperparameters_among(front)])
     fitted = [
         {name: value for name, value in c.items() if name not in ("epochs", "data_fraction")}
         for c in found

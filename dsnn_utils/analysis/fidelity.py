@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from dsnn_utils.checks import require_columns
-from dsnn_utils.runs.columns import HYPERPARAMETERS
+from dsnn_utils.runs.columns import hyperparameters_among
 from dsnn_utils.runs.rows import successful
 
 #: Less of any of these makes a training cheaper, or another network of a configuration.
@@ -75,7 +75,7 @@ def _by_level(trials: pd.DataFrame, fidelities: list[str], objective: str):
     good = trials["status"] == "SUCCESS"
     rows = trials if "seed" in trials else trials.assign(seed=0)
     rows = rows.assign(loss=rows["loss"].where(good, 1.0)) if objective == "loss" else rows[good]
-    names = [n for n in HYPERPARAMETERS if n in rows and n not in fidelities]
+    names = [n for n in hyperparameters_among(rows) if n not in fidelities]
     rows = rows.assign(configuration=rows.groupby([*names, "seed"], dropna=False).ngroup())
     wide = rows.pivot_table(objective, ["seed", "configuration"], fidelities)
     timed = trials[good] if "duration_s" in trials else trials.assign(duration_s=np.nan)

@@ -20,8 +20,11 @@ from dsnn_utils.runs.columns import (
 from dsnn_utils.runs.rows import configuration_columns, finite_rows, successful
 
 
-def overview(rows: pd.DataFrame) -> pd.DataFrame:
-    """The columns a reader wants to see of trials, with short names, units and rounded."""
+def overview(rows: pd.DataFrame, objectives: Sequence[str] = ()) -> pd.DataFrame:
+    """The columns a reader wants to see of trials, with short names, units and rounded.
+
+    `objectives` that are not among these follow as they are.
+    """
     bits = [rows[f"activation_{part}_bits"].astype("Int64") for part in ("integer", "fraction")]
     table = {
         "seed": rows["seed"],
@@ -37,6 +40,8 @@ def overview(rows: pd.DataFrame) -> pd.DataFrame:
         "modelled energy (µJ/image)": (1e6 * rows[COMPUTE_ENERGY]).round(3),
         "with memory (µJ/image)": (1e6 * rows[ENERGY_WITH_MEMORY]).round(3),
     }
+    others = [n for n in objectives if n not in ("loss", COMPUTE_ENERGY, ENERGY_WITH_MEMORY)]
+    table |= {name: rows[name] for name in others}
     return pd.DataFrame(table).set_index(["seed", "trial"])
 
 

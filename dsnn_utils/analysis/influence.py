@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from dsnn_utils.checks import require_columns
-from dsnn_utils.runs.columns import ACTIVATION_BITS, FORMAT, LOG_SCALED, MODELLED_ENERGIES
+from dsnn_utils.runs.columns import ACTIVATION_BITS, FORMAT, LOG_SCALED, MODELLED_ENERGIES, OWN
 from dsnn_utils.runs.rows import configuration_columns, successful
 from dsnn_utils.runs.table import json_value
 from dsnn_utils.search.trial import energy_of_trials
+from dsnn_utils.shift.models import MODELS
 
 EnergyOf = Callable[[Mapping], float]  # from a point to its modelled energy in J per image
 MORE_TRIALS = "run more trials (a larger n_trials continues a search)"
@@ -38,7 +39,8 @@ def importance(
     A modelled energy is not estimated from the trials: the variances are those of the formula
     itself, each hyperparameter taking all values from the lowest to the highest tried, and no run
     differs from another. `energy_of` gives the energy of a point, by default that of the network
-    and data which the table names (`search.energy_of_trials`, and its errors).
+    and data which the table names (`search.energy_of_trials`, and its errors). Of networks or
+    hyperparameters of one's own it is estimated, too, unless `energy_of` is given.
     """
     require_columns(trials, [by])
     names = [n for n in ("shift_depth", *configuration_columns(trials)) if n in trials.columns]
@@ -46,7 +48,7 @@ def importance(
     names = [n for n in names if rows[n].nunique(dropna=False) > 1]
     if not names:
         raise ValueError("trials: must vary at least one hyperparameter for an importance")
-    if objective in MODELLED_ENERGIES:
+    if _is_calculated(trials, objective, energy_of):
         found = _importance_for_energy(_Formula(trials, objective, energy_of), names)
         return _importance_table(pd.DataFrame([found] * rows[by].nunique(dropna=False)))
     with warnings.catch_warnings(action="ignore"):  # of its progress bars, on notebook widgets
@@ -58,7 +60,11 @@ def importance(
             continue
         if len(run) > max_trials:  # twice the trials take three times as long
             run = run.sample(max_trials, random_state=seed)
-        results.append(_fanova(run, names, objective, seed, optuna))
+        try:
+            results.append(_fanova(run, names, objective, seed, optuna))
+        except RuntimeError as error:  # no tree found anything to split
+            if "zero total variance" not in str(error):
+                raise
     if not results:
         raise ValueError(
             f"trials: must have at least 4 successful rows that differ in {objective} in one run "
@@ -222,10 +228,20 @@ class _Formula:
         return np.array([[energies[point] for point in points]])
 
 
+def _is_calculated(trials: pd.DataFrame, objective: str, energy_of: EnergyOf | None) -> bool:
+    """Whether the objective is a formula of what the table holds.
+
+    It is none known here where networks, or hyperparameters, are somebody's own.
+    """
+    own = any(name.startswith(OWN) for name in trials.columns)
+    known = "model" in trials and trials["model"].dropna().isin(MODELS).all()
+    return objective in MODELLED_ENERGIES and (energy_of is not None or (known and not own))
+
+
 def _predictor(
     trials: pd.DataFrame, objective: str, seed: int, energy_of: EnergyOf | None
 ) -> _Surrogate | _Formula:
-    if objective in MODELLED_ENERGIES:
+    if _is_calculated(trials, objective, energy_of):
         return _Formula(trials, objective, energy_of)
     return _Surrogate(trials, objective, seed)
 

@@ -11,8 +11,8 @@ from dsnn_utils.runs.columns import (
     ACTIVATION_BITS,
     COMPUTE_ENERGY,
     CURVE,
-    HYPERPARAMETERS,
     MODELLED_ENERGIES,
+    hyperparameters_among,
 )
 
 
@@ -47,7 +47,8 @@ def _in_words(name: str, value) -> str:
 
 def _varying(trials: pd.DataFrame) -> list[str]:
     """Columns that tell the points apart; shift depth and origin always."""
-    names = [n for n in (*HYPERPARAMETERS, "dataset", "model", "origin") if n in trials.columns]
+    names = [n for n in ("dataset", "model", "origin") if n in trials.columns]
+    names = [*hyperparameters_among(trials), *names]
     always = ("shift_depth", "origin")
     return [n for n in names if n in always or trials[n].nunique(dropna=False) > 1]
 

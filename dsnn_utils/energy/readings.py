@@ -70,10 +70,10 @@ def measure_inference(
     failures: list[str] = []
     with eval_mode(model):
         meter.start()
-        _run_window(model, batch, min(window_s, 0.5))
+        run_window(model, batch, min(window_s, 0.5))
         while len(energies) + len(failures) < max_windows:
             with meter.measure("inference") as measurement:
-                images_done = _run_window(model, batch, window_s)
+                images_done = run_window(model, batch, window_s)
             if measurement.trusted:
                 energies.append(measurement.energy_measured_kwh * J_PER_KWH / images_done)
             else:
@@ -134,13 +134,13 @@ def take_readings(
     meter.start()
     for name, network in networks.items():
         with eval_mode(network):
-            _run_window(network, batches[name], 0.3)  # warm-up
+            run_window(network, batches[name], 0.3)  # warm-up
     rows = []
     in_turn = [(name, window_s) for name in networks for window_s in windows_s]
     for number in range(rounds):
         for name, window_s in in_turn[:: -1 if number % 2 else 1]:
             with eval_mode(networks[name]), meter.measure("inference") as measurement:
-                images_done = _run_window(networks[name], batches[name], window_s)
+                images_done = run_window(networks[name], batches[name], window_s)
             joules, seconds = measurement.energy_measured_kwh * J_PER_KWH, measurement.duration_s
             results = joules / images_done, seconds / images_done, joules / seconds
             how = measurement.reason, measurement.method, measurement.mode
@@ -225,7 +225,7 @@ def _batch_for(model: nn.Module, images, batch_size: int) -> torch.Tensor:
     return batch.to(parameter.device, parameter.dtype) / scale
 
 
-def _run_window(model: nn.Module, batch: torch.Tensor, window_s: float) -> int:
+def run_window(model: nn.Module, batch: torch.Tensor, window_s: float) -> int:
     """Run whole batches for at least `window_s` seconds; return the number of images."""
     images_done = 0
     end = time.perf_counter() + window_s

@@ -19,11 +19,13 @@ from dsnn_utils.plots.energy import (
     plot_noise,
     plot_ways,
 )
+from dsnn_utils.plots.explorer import explore, plot_format
 from dsnn_utils.plots.fidelity import plot_fidelities, plot_rank_correlation, plot_right_pairs
 from dsnn_utils.plots.front import LiveFront, plot_front
 from dsnn_utils.plots.influence import plot_ablation, plot_importance, plot_partial_dependence
 from dsnn_utils.plots.latex import latex_table, latex_text
 from dsnn_utils.plots.networks import plot_network, plot_rounding, plot_rounding_bias, plot_weights
+from dsnn_utils.plots.predictions import plot_confusions, plot_images, plot_mistakes
 from dsnn_utils.plots.search import plot_hypervolume, plot_space
 from dsnn_utils.plots.style import (
     CATEGORIES,
@@ -44,11 +46,13 @@ __all__ = [
     "TWO_COLUMNS",
     "axis_label",
     "draw",
+    "explore",
     "latex_table",
     "latex_text",
     "plot_ablation",
     "plot_accuracy_drop",
     "plot_break_even",
+    "plot_confusions",
     "plot_depth_and_bits",
     "plot_energy_by_kind",
     "plot_energy_depth",
@@ -56,9 +60,12 @@ __all__ = [
     "plot_front",
     "plot_grids",
     "plot_hypervolume",
+    "plot_images",
     "plot_importance",
+    "plot_format",
     "plot_formats",
     "plot_learning_curves",
+    "plot_mistakes",
     "plot_network",
     "plot_noise",
     "plot_parallel",

@@ -163,7 +163,7 @@ def _short(name: str) -> str:
         "activation_integer_bits": "Activation\ninteger\nbits",
         "activation_fraction_bits": "Activation\nfraction\nbits",
     }.get(name)
-    return label or _long(name).replace(" ", "\n", 1)
+    return label or _long(name).replace(" ", "\n", 1).replace(" (", "\n(")
 
 
 def _long(name: str) -> str:

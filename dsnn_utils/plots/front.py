@@ -1,6 +1,5 @@
 """The picture of a Pareto front: static, interactive, and growing while a search runs."""
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ from dsnn_utils.plots.style import (
     legend_above,
     new_axes,
     plotly_figure,
+    someone_looks,
     styled,
 )
 from dsnn_utils.runs.rows import (
@@ -48,6 +48,7 @@ TYPE_MARKERS = {
     "PS": ("^", "triangle-up"),
     "integer": ("s", "square"),
 }
+OWN_MARKER = ("D", "diamond")  # of shift types of one's own
 HOVER = ("trial", "seed", "origin", "shift_depth")
 LOG_TICKS = [m * 10.0**d for d in range(-2, 3) for m in (1, 2, 3, 5, 7)]
 HOVER_AT_MOST = 2000  # dominated trials in an interactive figure, to keep it small
@@ -87,12 +88,12 @@ class _View:
     def by_type(self, rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         """The rows of each shift type and, where there are any, of integer networks.
 
-        What is neither Q nor PS (a plain network) goes with Q.
+        What has none (a plain network) goes with Q.
         """
-        known = rows["shift_type"].where(rows["shift_type"].isin(list(TYPE_MARKERS)), "Q")
+        known = rows["shift_type"].astype(object).where(rows["shift_type"].notna(), "Q")
         if "arithmetic" in rows:
             known = known.mask(rows["arithmetic"] == "integer", "integer")
-        for kind in TYPE_MARKERS:
+        for kind in dict.fromkeys([*TYPE_MARKERS, *sorted(known.unique())]):
             if kind != "integer" or (known == kind).any():
                 yield kind, rows[known == kind]
 
@@ -158,7 +159,7 @@ def _draw_trials(axis, view: _View):
     size = 16 if len(view.rows) <= 300 else 8
     handles = []
     for kind, part in view.by_type(view.rows):
-        marker, _ = TYPE_MARKERS[kind]
+        marker, _ = TYPE_MARKERS.get(kind, OWN_MARKER)
         points = axis.scatter(
             view.x(part), view.y(part), c=part["shift_depth"], cmap=DEPTH_COLOURS,
             norm=view.depth_norm, marker=marker, s=size, lw=0, alpha=0.85, zorder=3,
@@ -279,7 +280,7 @@ def _interactive_front(view: _View, title: str | None):
     # One trace per type and depths, so that the legend filters by both.
     bins = bins_of(shown["shift_depth"], at_most=7)
     for kind, of_kind in view.by_type(shown):
-        _, symbol = TYPE_MARKERS[kind]
+        _, symbol = TYPE_MARKERS.get(kind, OWN_MARKER)
         for (low, high), label in zip(bins, bin_labels(bins), strict=True):
             part = of_kind[of_kind["shift_depth"].between(low, high)]
             colour = mpl.colors.to_hex(DEPTH_COLOURS(view.depth_norm((low + high) / 2)))
@@ -314,17 +315,6 @@ def _interactive_front(view: _View, title: str | None):
     return figure
 
 
-def _someone_looks() -> bool:
-    """True in a notebook open in JupyterLab or VS Code; False in a terminal or under papermill."""
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return False
-    # Jupyter's server and VS Code set these for the kernels they start; batch executors do not.
-    front_end = "JPY_SESSION_NAME" in os.environ or "VSCODE_PID" in os.environ
-    return hasattr(get_ipython(), "kernel") and front_end
-
-
 @dataclass
 class LiveFront:
     """Shows the front while a search runs: pass it as `on_trial`, call `close()` at the end.
@@ -347,7 +337,7 @@ class LiveFront:
 
     def __post_init__(self):
         if self.live is None:
-            self.live = _someone_looks()
+            self.live = someone_looks()
 
     def __call__(self, row: Mapping, trials: pd.DataFrame) -> None:
         self.update(trials)

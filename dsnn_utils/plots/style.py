@@ -8,6 +8,7 @@ import functools
 import io
 import itertools
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 
-from dsnn_utils.runs.columns import split_unit
+from dsnn_utils.runs.columns import OWN, split_unit
 
 ONE_COLUMN, TWO_COLUMNS = 3.3, 6.9  # inches
 # Okabe and Ito's palette, told apart with every common colour blindness.
@@ -105,6 +106,8 @@ AXES = {
     "emissions_gco2eq": ("Measured emissions of the trial (gCO₂eq)", 1),
     "embodied_gco2eq": ("Embodied emissions of the trial (gCO₂eq)", 1),
     "duration_s": ("Duration (s)", 1),
+    "exported_latency_ms_per_image": ("Latency in int8 (ms per image)", 1),
+    "exported_energy_measured_j_per_image": ("Measured energy in int8 (mJ per image)", 1e3),
     "trial": ("Trials", 1),
     "epochs": ("Training epochs spent", 1),
 }
@@ -240,7 +243,7 @@ def axis_label(name: str) -> tuple[str, float]:
 
 def name_of(hyperparameter: str) -> str:
     """A hyperparameter in words."""
-    return NAMES.get(hyperparameter) or _words(hyperparameter)
+    return NAMES.get(hyperparameter) or _words(hyperparameter.removeprefix(OWN))
 
 
 def _words(name: str) -> str:
@@ -368,3 +371,14 @@ def draw(make: Callable[[], DualFigure], path_stem: str | Path | None = None):
     if path_stem is not None:
         figure.save(path_stem)
     return figure
+
+
+def someone_looks() -> bool:
+    """True in a notebook open in JupyterLab or VS Code; False in a terminal or under papermill."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
+    # Jupyter's server and VS Code set these for the kernels they start; batch executors do not.
+    front_end = "JPY_SESSION_NAME" in os.environ or "VSCODE_PID" in os.environ
+    return hasattr(get_ipython(), "kernel") and front_end

@@ -10,10 +10,11 @@ from pathlib import Path
 from dsnn_utils.pages import write_html
 from dsnn_utils.paths import project_root
 from dsnn_utils.runner import run_notebook
-from dsnn_utils.runs.columns import modelled_energy_among
+from dsnn_utils.runs.columns import cost_among
 from dsnn_utils.runs.directory import find_runs, read_settings
 from dsnn_utils.runs.rows import successful
 from dsnn_utils.runs.table import read_runs
+from dsnn_utils.summary import summarise_run
 from dsnn_utils.training.data import load_dataset
 
 
@@ -27,9 +28,10 @@ def write_run_report(run: Path) -> Path:
     run = run.resolve()
     folders = find_runs(run)
     trials, settings = read_runs(folders), read_settings(folders[0])
-    successful(trials, ["loss", modelled_energy_among(settings["objectives"])])
-    with chdir(project_root()):  # as in notebooks, relative paths start there
-        load_dataset(**settings["data"])
+    successful(trials, ["loss", cost_among(settings["objectives"])])
+    if "data" in settings:  # a target function of one's own need not tell
+        with chdir(project_root()):  # as in notebooks, relative paths start there
+            load_dataset(**settings["data"])
     notebook = project_root() / "notebooks" / "04_pareto_analysis.ipynb"
     page = run / "report" / "run.html"
     with tempfile.TemporaryDirectory() as folder:
@@ -42,7 +44,9 @@ def write_run_report(run: Path) -> Path:
                     shutil.copy(file, copy / file.relative_to(run))
         parameters = {"run_dir": str(copy), "retrain_seeds": [], **_recorded_choice(run, folders)}
         run_notebook(notebook, executed, parameters, progress="report")
-        write_html(executed, page, images=notebook.parent, title=f"Run {run.name}")
+        summary = summarise_run(run, folders)
+        title = f"Run {run.name}"
+        write_html(executed, page, images=notebook.parent, title=title, summary=summary)
     return page
 
 

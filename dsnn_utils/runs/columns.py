@@ -28,6 +28,9 @@ CONFIGURATION = (
 )  # fmt: skip
 HYPERPARAMETERS = ("shift_depth", *CONFIGURATION)
 
+#: How the name of a hyperparameter of one's own begins, in the space and in the table.
+OWN = "own_"
+
 LOG_SCALED = ("lr", "weight_decay")
 MOMENTUM_OPTIMIZERS = ("SGD", "RMSprop")  # `momentum` is empty for all others
 #: Hyperparameters of which a trial may get less than the full amount.
@@ -47,6 +50,10 @@ TRAINING_READINGS = ("energy_measured_kwh", "emissions_gco2eq", "water_l")
 #: Measured over the validation of the last epoch alone, as the journal paper's script.
 VALIDATION_READING = "energy_measured_last_validation_kwh"
 MEASURED = (*TRAINING_READINGS, VALIDATION_READING)
+#: Of the trained network, exported to int8 and run; only where a search asks for it.
+EXPORTED_LATENCY = "exported_latency_ms_per_image"
+EXPORTED_ENERGY = "exported_energy_measured_j_per_image"
+EXPORTED = (EXPORTED_LATENCY, EXPORTED_ENERGY)
 ACCURACIES = ("val_accuracy", "test_accuracy")
 #: Validation accuracy after each epoch, as text with a blank between two epochs.
 CURVE = "validation_accuracy_by_epoch"
@@ -65,6 +72,13 @@ NEWER_COLUMNS = (*QTOOLS_ENERGIES, VALIDATION_READING, "energy_measured_mode")
 #: What the search fills in itself; no result of a trial may hold these, nor hyperparameters.
 BOOKKEEPING = ("trial", "seed", "strategy", "origin", "max_shift_depth", "budget", "asked_after")
 STATUSES = ("SUCCESS", "CRASHED", "DIVERGED", "TIMEOUT", "MEMORYOUT")
+
+
+def hyperparameters_among(names: Iterable[str]) -> list[str]:
+    """Those of the names that are hyperparameters: `HYPERPARAMETERS`, then those of one's own."""
+    given = list(names)
+    known = [name for name in HYPERPARAMETERS if name in given]
+    return known + [name for name in given if name.startswith(OWN)]
 
 
 class Objective(NamedTuple):
@@ -90,6 +104,8 @@ OBJECTIVES = LOSSES | {
         "gCO2eq", "share of the hardware's manufacturing emissions, by duration and assumptions"
     ),
     "duration_s": Objective("s", "wall-clock time of the trial"),
+    EXPORTED_LATENCY: Objective("ms", "time of an inference of the exported network"),
+    EXPORTED_ENERGY: Objective("J", "measured energy of an inference of the exported network"),
 }
 DEFAULT_OBJECTIVES = ("loss", COMPUTE_ENERGY)
 #: Units that may end the name of an objective of one's own, and how they are written.

@@ -7,16 +7,19 @@ import pandas as pd
 
 from dsnn_utils.checks import require_columns
 from dsnn_utils.runs.columns import (
-    CONFIGURATION,
     DEFAULT_OBJECTIVES,
     EXTENSIONS,
     check_objectives,
+    hyperparameters_among,
 )
 
 
 def configuration_columns(trials: pd.DataFrame) -> list[str]:
-    """What makes a configuration in this table: without extensions that no row of it uses."""
-    names = [name for name in CONFIGURATION if name in trials.columns]
+    """What makes a configuration in this table, hyperparameters of one's own included.
+
+    Extensions that no row of it uses are left out.
+    """
+    names = [name for name in hyperparameters_among(trials.columns) if name != "shift_depth"]
     return [
         name for name in names if name not in EXTENSIONS or trials[name].ne(EXTENSIONS[name]).any()
     ]

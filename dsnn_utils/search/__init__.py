@@ -17,7 +17,7 @@ from dsnn_utils.search.space import (
     space_table,
     to_spec,
 )
-from dsnn_utils.search.strategies import STRATEGIES, hyperband_plan
+from dsnn_utils.search.strategies import STRATEGIES, hyperband_plan, register_strategy
 from dsnn_utils.search.trial import (
     Recipe,
     TargetFunction,
@@ -28,6 +28,7 @@ from dsnn_utils.search.trial import (
     energy_function,
     energy_of_trials,
     run_trial,
+    why_not_rebuilt,
 )
 
 __all__ = [
@@ -50,9 +51,11 @@ __all__ = [
     "measure_points",
     "published_default",
     "random_points",
+    "register_strategy",
     "run_trial",
     "search",
     "space_table",
     "to_spec",
     "train_points",
+    "why_not_rebuilt",
 ]

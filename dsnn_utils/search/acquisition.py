@@ -25,7 +25,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from smac.acquisition.function import AbstractAcquisitionFunction
 from smac.model.abstract_model import AbstractModel
 
-from dsnn_utils.runs.columns import FORMAT
+from dsnn_utils.runs.columns import FORMAT, OWN
 from dsnn_utils.search.space import without_inactive
 
 
@@ -245,6 +245,7 @@ class KnownEnergyImprovement(AbstractAcquisitionFunction):
             name: self._space[name].to_value(column).tolist()
             for name, column in zip(self._space, vectors.T, strict=True)
             if name in ("shift_depth", *FORMAT, "arithmetic", "activation_format")
+            or name.startswith(OWN)
         }
         points = (
             dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)

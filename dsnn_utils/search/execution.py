@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from dsnn_utils.checks import check_integer, require_choice
-from dsnn_utils.runs.columns import BOOKKEEPING, HYPERPARAMETERS, STATUSES
+from dsnn_utils.runs.columns import BOOKKEEPING, STATUSES, hyperparameters_among
 from dsnn_utils.runs.table import python_value
+from dsnn_utils.shift.models import own_models, register_model
+from dsnn_utils.shift.specs import own_shift_types, register_shift_type
 from dsnn_utils.training.loop import Diverged
 
 if TYPE_CHECKING:  # a slow import, done where it is used
@@ -89,7 +91,7 @@ def run_safely(evaluate, point: Mapping, seed: int) -> dict:
 
 def _check_result(result: dict) -> None:
     """ValueError for a result that would not fit into the trials table; sets a missing status."""
-    ours = sorted(result.keys() & {*BOOKKEEPING, *HYPERPARAMETERS})
+    ours = sorted([*(result.keys() & {*BOOKKEEPING}), *hyperparameters_among(result)])
     if ours:
         raise ValueError(f"result {ours[0]!r}: must not be a column that the search fills itself")
     status = result.setdefault("status", "SUCCESS")
@@ -281,7 +283,9 @@ class DaskWorkers:
         # A worker that dies meanwhile answers with an exception, which is neither True nor False.
         busy = self._client.run(_is_busy, workers=workers, on_error="return")
         free = [worker for worker in workers if busy.get(worker) is False]
-        arguments = (self._token, self._evaluate, self._cluster is not None)
+        # Networks and shift types of one's own are known to this process only.
+        own = own_models(), own_shift_types()
+        arguments = (self._token, self._evaluate, self._cluster is not None, *own)
         sent = self._client.run(_receive, *arguments, workers=free, on_error="return")
         for worker, failure in sent.items():
             if failure is not None and worker in self._client.nthreads():
@@ -329,7 +333,11 @@ def _is_busy(dask_worker) -> bool:
     return bool(dask_worker.active_threads)
 
 
-def _receive(token: str, evaluate, local: bool) -> None:
+def _receive(token: str, evaluate, local: bool, models: Mapping, shift_types: Mapping) -> None:
+    for name, build in models.items():
+        register_model(name, build)
+    for name, quantize in shift_types.items():
+        register_shift_type(name, quantize)
     _received[token] = evaluate
     _keep_freed_memory()
     if local:  # Ctrl-C goes to all processes; the search ends its workers itself

@@ -15,7 +15,7 @@ from dsnn_utils.checks import check_integer, require
 from dsnn_utils.energy.measured import EnergyMeter
 from dsnn_utils.energy.modelled import modelled_energy
 from dsnn_utils.energy.readings import take_readings
-from dsnn_utils.runs.columns import ENERGY_WITH_MEMORY, EXTENSIONS
+from dsnn_utils.runs.columns import ENERGY_WITH_MEMORY, EXTENSIONS, OWN
 from dsnn_utils.runs.table import to_python
 from dsnn_utils.search.loop import run_trials
 from dsnn_utils.search.space import (
@@ -81,7 +81,7 @@ def complete_points(points: Sequence[Mapping], max_depth: int, epochs: int) -> l
         if hyperparameters.get("shift_depth") == 0:
             del hyperparameters["shift_depth"]
         check_configuration(hyperparameters, space, "points")
-        unknown = sorted(point.keys() - default.keys())
+        unknown = sorted(n for n in point if n not in default and not n.startswith(OWN))
         if unknown:
             raise ValueError(f"points: {unknown[0]!r}: must be one of {', '.join(default)}")
         given, point = point, default | dict(point)

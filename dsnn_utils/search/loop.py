@@ -14,8 +14,13 @@ from typing import Protocol
 
 import pandas as pd
 
-from dsnn_utils.checks import check_integer
-from dsnn_utils.runs.columns import EXTENSIONS, HYPERPARAMETERS, MODELLED_ENERGIES
+from dsnn_utils.checks import check_integer, require
+from dsnn_utils.runs.columns import (
+    EXTENSIONS,
+    MODELLED_ENERGIES,
+    OWN,
+    hyperparameters_among,
+)
 from dsnn_utils.runs.directory import locked, open_run, read_finished, read_running, write_running
 from dsnn_utils.runs.table import read_trials, write_trials
 from dsnn_utils.search.execution import check_execution, make_executor
@@ -139,7 +144,7 @@ class _Run:
 
 
 def _hyperparameters(row: Mapping) -> dict:
-    return {name: row[name] for name in HYPERPARAMETERS if row.get(name) is not None}
+    return {name: row[name] for name in hyperparameters_among(row) if row[name] is not None}
 
 
 def _with_objectives(result: Mapping, objectives: Sequence[str]) -> dict:
@@ -168,13 +173,17 @@ def search(
 
     `evaluate(point, seed)` runs one trial and returns its result columns, `loss` and the objectives
     among them; what it raises is recorded as a crashed trial. In a process of its own (see below)
-    it cannot start processes itself. If it also has `energy_of(objective)`, as `TargetFunction`
-    has, a modelled energy is computed beforehand and only the loss is left to the surrogate (a
-    warning says where "smac_mf" has to do without); if it has `discard(point, seed)`, that is
-    called when a trial is recorded; if it has `check(objectives)`, that may refuse what it does not
-    return, before any trial. The published default is
-    evaluated first, at every rung of the fidelity from the highest down, then the seed
-    configurations, then the strategy's proposals.
+    it cannot start processes itself. As an object it may also have, as `TargetFunction` has,
+
+    energy_of(objective)                    a function from a point to a modelled energy, which is
+                                            then known beforehand: only the loss is left to the
+                                            surrogate. Without it "smac_mf" warns and makes do
+    check(objectives, hyperparameters)      called before any trial, the second being the names of
+                                            your own: may refuse what it does not know
+    discard(point, seed)                    called when a trial is recorded
+
+    The published default is evaluated first, at every rung of the fidelity from the highest down,
+    then the seed configurations, then the strategy's proposals.
 
     A run that was killed or interrupted goes on after its last finished trial, and a larger
     `n_trials` extends a finished one. `on_trial(row, trials)` is called after each new trial.
@@ -198,7 +207,8 @@ def search(
     n_trials = check_integer("n_trials", n_trials, least, why=why)
     check_execution(n_workers, scheduler, trial_timeout_s)
     if hasattr(evaluate, "check"):
-        evaluate.check(settings.objectives)
+        own = [hyperparameter.name for hyperparameter in settings.hyperparameters]
+        evaluate.check(settings.objectives, [name for name in own if name.startswith(OWN)])
     proposals = _OfAStrategy(settings, _known_energy(evaluate, settings))
     return run_trials(
         evaluate,
@@ -231,6 +241,8 @@ class _OfAStrategy:
     def ask(self, number: int, known: Mapping | None) -> dict:
         first = number < len(self._first_points)
         point, origin = self._first_points[number] if first else self._strategy.ask()
+        lost = sorted(point.keys() - set(hyperparameters_among(point)))
+        require(not lost, f"point {lost}: must be hyperparameters, those of your own begin {OWN!r}")
         self._asked[number] = point if known is None else _recorded_point(known, point)
         settings = self._settings
         row = {"seed": settings.seed, "strategy": settings.strategy, "origin": origin}

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 from ConfigSpace import ConfigurationSpace
+from ConfigSpace.hyperparameters import Hyperparameter
 
 from dsnn_utils.checks import check_integer, require_choice
 from dsnn_utils.runs.columns import MODELLED_ENERGIES, check_objectives
@@ -16,7 +17,7 @@ from dsnn_utils.search.space import (
     make_fidelity,
     without_inactive,
 )
-from dsnn_utils.search.strategies import MULTI_FIDELITY, STRATEGIES, make_strategy
+from dsnn_utils.search.strategies import MULTI_FIDELITY, known_strategies, make_strategy
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class SearchSettings:
     the shortest, and that of the seed configurations, too. Whenever the search is stopped, at least
     half of all epochs were spent on full trainings.
 
+    `hyperparameters` (of ConfigSpace) are searched besides: one whose name the space has takes the
+    place of that, such as a narrower range or the shift types of your own; any other is your own,
+    its name begins with "own_", and the target function gets it with each point.
+
     Raises ValueError naming the parameter, its value and what is allowed.
     """
 
@@ -58,9 +63,10 @@ class SearchSettings:
     context: Mapping = field(default_factory=dict)
     space: str = "published"
     budgets: Sequence[int] = ()
+    hyperparameters: Sequence[Hyperparameter] = ()
 
     def __post_init__(self):
-        require_choice("strategy", self.strategy, STRATEGIES)
+        require_choice("strategy", self.strategy, known_strategies())
         check_integer("seed", self.seed, 0)  # before ConfigSpace, which would not name it
         space = self._space()  # checks what else it is made from
         levels = self.levels  # checks fidelity and min_fidelity
@@ -133,7 +139,7 @@ class SearchSettings:
 
     def _space(self, without: str | None = None) -> ConfigurationSpace:
         bounds = self.max_depth, self.epochs, self.min_epochs
-        return dsnn_space(*bounds, without, self.seed, self.space)
+        return dsnn_space(*bounds, without, self.seed, self.space, self.hyperparameters)
 
     def searched_space(self) -> ConfigurationSpace:
         """The configuration space; the fidelity is no part of it."""
@@ -181,6 +187,8 @@ class SearchSettings:
     def record(self) -> dict:
         """The settings as they are kept in `search.json`."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "context"}
-        if not self.budgets:  # as runs of earlier versions, which can so be continued
-            del own["budgets"]
+        own["hyperparameters"] = list(map(str, self.hyperparameters))
+        for name in ("budgets", "hyperparameters"):
+            if not own[name]:  # as runs of earlier versions, which can so be continued
+                del own[name]
         return json.loads(json.dumps(own | dict(self.context), default=dict))

@@ -7,7 +7,7 @@ active only for the optimizers that use it, and shift depth is bounded by the nu
 layers the network really has.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -19,9 +19,16 @@ from ConfigSpace import (
     InCondition,
     Integer,
 )
+from ConfigSpace.hyperparameters import Hyperparameter
 
 from dsnn_utils.checks import check_integer, require, require_choice
-from dsnn_utils.runs.columns import EXTENSIONS, FIDELITIES, MOMENTUM_OPTIMIZERS
+from dsnn_utils.runs.columns import (
+    ACTIVATION_BITS,
+    EXTENSIONS,
+    FIDELITIES,
+    MOMENTUM_OPTIMIZERS,
+    OWN,
+)
 from dsnn_utils.runs.table import to_python
 from dsnn_utils.shift.quantization import ACTIVATION_ROUNDINGS, CLIPPED_GRADIENTS
 from dsnn_utils.shift.specs import (
@@ -55,7 +62,7 @@ WHY = {
     "weight_decay": "never applied to the shift and sign parameters, searched on a log scale",
     "epochs": "length of the training",
 }
-SPACES = ("published", "extended", "integer")
+SPACES = ("published", "extended", "integer", "int8")
 
 
 @dataclass(frozen=True)
@@ -122,17 +129,22 @@ def dsnn_space(
     without: str | None = None,
     seed: int | None = None,
     space: str = "published",
+    hyperparameters: Sequence[Hyperparameter] = (),
 ) -> ConfigurationSpace:
     """The configuration space of a DSNN whose network has `max_depth` shiftable layers.
 
     `space` is "published"; "extended" by what makes few bits hold (see `ShiftSpec`), every choice
-    of which is a hyperparameter, with the published one as default; or "integer", the extended one
-    for uniform integers in place of shifts. In the last two a fitted activation format has as many
-    bits as `activation_integer_bits` says, and `activation_fraction_bits` is inactive.
+    of which is a hyperparameter, with the published one as default; "integer", the extended one
+    for uniform integers in place of shifts; or "int8", the extended one with what an int8 runtime
+    holds, fitted activations of 2 to 8 bits (8 by default). In all but the first a fitted
+    activation format has as many bits as `activation_integer_bits` says, and
+    `activation_fraction_bits` is inactive.
 
     Epochs are a hyperparameter (`min_epochs`..`epochs`) where `min_epochs` is given, else constant.
     `without` names the fidelity: the search sets it, so it is no hyperparameter then.
-    `seed` seeds the sampling. The default configuration is the published one.
+    `hyperparameters` take the place of those of the same name, or are added: of one's own are those
+    whose name begins with "own_". `seed` seeds the sampling. The default configuration is the
+    published one, as far as the space has it.
     """
     require_choice("space", space, SPACES)
     for name, value in (("max_depth", max_depth), ("epochs", epochs)):
@@ -145,7 +157,7 @@ def dsnn_space(
         "activation_fraction_bits", (2 if space == "published" else 0, 32), default=16
     )
     activation_format = Categorical("activation_format", ACTIVATION_FORMATS, default="fixed")
-    hyperparameters = [
+    known: list[Hyperparameter] = [
         Categorical("shift_type", SHIFT_TYPES, default="PS"),
         Integer("weight_bits", (2, 8), default=5),
         Integer("activation_integer_bits", (2, 32), default=16),
@@ -162,21 +174,54 @@ def dsnn_space(
         Float("weight_decay", (1e-6, 1e-2), default=1e-4, log=True),
     ]
     if max_depth > 1:
-        hyperparameters.append(Integer("shift_depth", (1, max_depth), default=max_depth))
+        known.append(Integer("shift_depth", (1, max_depth), default=max_depth))
     if min_epochs is not None and min_epochs < epochs:
-        hyperparameters.append(Integer("epochs", (min_epochs, epochs), default=epochs))
-    left_out = {"published": EXTENSIONS, "extended": (), "integer": ("shift_type", "rounding")}
-    kept = [h for h in hyperparameters if h.name not in left_out[space]]
+        known.append(Integer("epochs", (min_epochs, epochs), default=epochs))
+    left_out: dict[str, Collection[str]] = {
+        "published": EXTENSIONS,
+        "extended": (),
+        "integer": ("shift_type", "rounding", "weight_scale"),
+        "int8": ("activation_format", *ACTIVATION_BITS),
+    }
+    kept = [h for h in known if h.name not in left_out[space]]
+    if space == "int8":
+        kept.append(Categorical("activation_format", ["fitted"]))
+        kept.append(Integer("activation_integer_bits", (2, 8), default=8))
     if space == "integer":
-        kept = [h for h in kept if h.name != "weight_scale"]
         kept.append(Categorical("weight_scale", WEIGHT_SCALES[1:], default="channel"))
         kept.append(Categorical("arithmetic", ["integer"]))
+    kept = [h for h in kept if h.name != without]
+    chosen = {h.name: h for h in kept} | _checked_own(hyperparameters, kept)
+    conditions: dict[str, tuple[str, Sequence[str]]]
+    conditions = {"momentum": ("optimizer", MOMENTUM_OPTIMIZERS)}
+    if space in ("extended", "integer"):
+        conditions["activation_fraction_bits"] = ("activation_format", ("fixed",))
+    added = []
+    for child, (parent, values) in conditions.items():
+        possible = [value for value in values if chosen[parent].legal_value(value)]
+        if possible:
+            added.append(InCondition(chosen[child], chosen[parent], possible))
+        else:  # of no optimizer that is left, for instance
+            del chosen[child]
     result = ConfigurationSpace(name="dsnn", seed=seed)
-    result.add([h for h in kept if h.name != without])
-    result.add(InCondition(momentum, optimizer, list(MOMENTUM_OPTIMIZERS)))
-    if space != "published":
-        result.add(InCondition(fraction_bits, activation_format, ["fixed"]))
+    result.add(list(chosen.values()))
+    result.add(added)
     return result
+
+
+def _checked_own(
+    hyperparameters: Sequence[Hyperparameter], known: Sequence[Hyperparameter]
+) -> dict[str, Hyperparameter]:
+    """The hyperparameters by name; ValueError for one that would reach no trial."""
+    bounded = ("shift_depth", "epochs")  # by max_depth and epochs
+    names = [h.name for h in known if h.name not in bounded]
+    for one in hyperparameters:
+        if one.name not in names and not one.name.startswith(OWN):
+            raise ValueError(
+                f"hyperparameters: {one.name!r}: must begin with {OWN!r}, or be one of "
+                f"{', '.join(names)}"
+            )
+    return {one.name: one for one in hyperparameters}
 
 
 def conditions_of(space: ConfigurationSpace) -> list[tuple[str, str, list]]:
@@ -255,10 +300,14 @@ def space_table(space: ConfigurationSpace) -> pd.DataFrame:
                 "scale": "categories" if categorical else "log" if log else "linear",
                 "default": to_python({"x": hyperparameter.default_value})["x"],
                 "active": conditions.get(hyperparameter.name, "always"),
-                "why": WHY[hyperparameter.name],
+                "why": WHY.get(hyperparameter.name, "of your own"),
             }
         )
-    return pd.DataFrame(rows).set_index("hyperparameter").reindex([n for n in WHY if n in space])
+    return (
+        pd.DataFrame(rows)
+        .set_index("hyperparameter")
+        .reindex([*[n for n in WHY if n in space], *[n for n in space if n not in WHY]])
+    )
 
 
 def known_good_configurations(max_depth: int | None = None) -> list[dict]:

@@ -27,7 +27,7 @@ from ConfigSpace import (
     OrdinalHyperparameter,
 )
 
-from dsnn_utils.checks import require_choice
+from dsnn_utils.checks import require, require_choice
 from dsnn_utils.runs.table import to_python
 from dsnn_utils.search.space import Fidelity, conditions_of
 
@@ -36,6 +36,30 @@ if TYPE_CHECKING:  # a slow import, done where it is used
 
 STRATEGIES = ("smac_mf", "smac_mf_published", "smac", "gp", "qlognehvi", "tpe", "nsga2", "random")
 MULTI_FIDELITY = ("smac_mf", "smac_mf_published")
+_OWN: dict[str, Callable] = {}
+
+
+def register_strategy(name: str, make: Callable) -> None:
+    """Let a strategy of one's own go by a name, in `SearchSettings(strategy=name)`.
+
+    `make(space, objectives, seed, n_initial)` returns an object with `ask() -> (point, origin)`,
+    the point being a dict of values of the ConfigSpace `space`, its shift depth included, and
+    `tell(point, costs, success)`, the costs being a list of finite floats in the order of
+    `objectives`. It must be a function of its seed and of what it is told (see the top of this
+    module), and is known to this process alone: register it again where a run is continued.
+    Raises ValueError for a name that is taken.
+    """
+    require(
+        isinstance(name, str) and name.isidentifier() and name not in STRATEGIES,
+        f"name={name!r}: must be a name of letters, digits and _, other than "
+        f"{', '.join(STRATEGIES)}",
+    )
+    _OWN[name] = make
+
+
+def known_strategies() -> tuple[str, ...]:
+    """The names of all strategies, those registered by `register_strategy` last."""
+    return (*STRATEGIES, *_OWN)
 
 
 def make_strategy(
@@ -63,7 +87,7 @@ def make_strategy(
 
     Raises ValueError for an unknown name, and for budgets where the energy is not known.
     """
-    require_choice("strategy", name, STRATEGIES)
+    require_choice("strategy", name, known_strategies())
     if (fidelity is not None) != (name in MULTI_FIDELITY):
         raise ValueError(f"strategy={name!r}: takes a fidelity exactly if it is multi-fidelity")
     if budgets and energy_of is None:
@@ -89,6 +113,8 @@ def make_strategy(
         return Optuna(name, space, objectives, seed, n_initial)
     if name == "random":
         return RandomSearch(space, seed)
+    if name in _OWN:
+        return _OWN[name](space, objectives, seed, n_initial)
     raise NotImplementedError(f"strategy {name!r} is listed and not built here")
 
 

@@ -7,9 +7,9 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from dsnn_utils.checks import require, require_bools, require_choice, require_columns
+from dsnn_utils.deploy.measure import INT8_RUNTIMES, check_runtime, measure_exported
 from dsnn_utils.energy.emissions import embodied_emissions_gco2eq
 from dsnn_utils.energy.measured import MIN_DURATION_S, EnergyMeter
 from dsnn_utils.energy.modelled import energy_by_format, modelled_energy, operation_counts
@@ -28,10 +29,13 @@ from dsnn_utils.runs.columns import (
     COMPUTE_ENERGY,
     CURVE,
     ENERGY_WITH_MEMORY,
+    EXPORTED,
+    EXPORTED_ENERGY,
     FORMAT,
     MEASURED,
     MODELLED_ENERGIES,
     OBJECTIVES,
+    OWN,
     QTOOLS_ENERGIES,
     TRAINING_READINGS,
     VALIDATION_READING,
@@ -39,7 +43,7 @@ from dsnn_utils.runs.columns import (
 from dsnn_utils.runs.table import to_python, to_records
 from dsnn_utils.search.space import to_spec
 from dsnn_utils.shift.conversion import convert_to_integer, convert_to_shift, shiftable_layers
-from dsnn_utils.shift.models import MODELS, build_model
+from dsnn_utils.shift.models import build_model, check_model
 from dsnn_utils.shift.specs import IntegerSpec, ShiftSpec, Spec
 from dsnn_utils.training.data import KNOWN_DATASETS, Dataset, take_fraction
 from dsnn_utils.training.loop import (
@@ -53,6 +57,8 @@ from dsnn_utils.training.loop import (
 )
 from dsnn_utils.training.networks import SavedNetwork, load_network, plain_copy, save_network
 
+#: Fields of a recipe that a hyperparameter "own_..." may set for each trial.
+VARIED = ("schedule", "label_smoothing", "augment", "distillation")
 TRAINING = ("optimizer", "lr", "momentum", "weight_decay", "batch_size", "epochs")
 
 
@@ -80,7 +86,8 @@ class Recipe:
     device: str = "auto"
 
     def __post_init__(self):
-        for name, known in (("model", MODELS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
+        check_model(self.model)
+        for name, known in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
             require_choice(name, getattr(self, name), known)
         require_bools(augment=self.augment, published_init=self.published_init)
         smoothing, share = self.label_smoothing, self.distillation
@@ -146,6 +153,7 @@ def run_trial(
     meter: EnergyMeter | None = None,
     test: bool = False,
     checkpoint: str | Path | None = None,
+    exported_to: str | None = None,
 ) -> tuple[dict, torch.nn.Module, list[dict]]:
     """Train and evaluate the network of `point`; returns (row, network, training history).
 
@@ -158,8 +166,11 @@ def run_trial(
     `embodied_gco2eq` follows from the duration, with the assumptions of
     `embodied_emissions_gco2eq`. `test` adds the accuracy on the test set: for final evaluations
     only.
+    `exported_to` ("onnxruntime", "openvino") adds what the trained network takes there in int8, see
+    `deploy.measure_exported`: one that cannot be exported has the reason in `exported_refused`.
     `checkpoint` is the file from which an interrupted training goes on; it stays.
     Duration and measured energy are then those since it went on.
+    A hyperparameter "own_..." of the point sets that field of the recipe (`VARIED`).
     A training that diverges gives status DIVERGED with the reason, not an exception.
     Raises ValueError for epochs below 1 and for `test` on a data set without a test part, besides
     what `train` raises.
@@ -167,6 +178,7 @@ def run_trial(
     require(point.get("epochs", 1) != 0, "epochs=0: must be at least 1")
     test_images = dataset.test if test else None
     require(not test or test_images is not None, "test=True: must have a data set with a test part")
+    recipe = _varied(recipe, point)
     started = time.perf_counter()
     row: dict[str, Any] = {"started_at": datetime.now(UTC).isoformat(timespec="seconds")}
     data = take_fraction(dataset, point.get("data_fraction") or 1.0)
@@ -223,7 +235,44 @@ def run_trial(
     row["embodied_gco2eq"] = embodied_emissions_gco2eq(row["duration_s"])
     if meter is not None and row["status"] == "SUCCESS":
         row[VALIDATION_READING] = _validation_kwh(network, data, meter, recipe.device)
+    if exported_to is not None and row["status"] == "SUCCESS":
+        facts = data.classes, data.mean, data.std, data.image_size
+        saved = SavedNetwork(network, recipe.model, *facts, row={})
+        row |= measure_exported(saved, exported_to, meter)
     return row, network, history
+
+
+def _varied(recipe: Recipe, point: Mapping) -> Recipe:
+    """The recipe with what the point's hyperparameters of one's own say; ValueError for others."""
+    own = {n.removeprefix(OWN): v for n, v in point.items() if n.startswith(OWN) and v is not None}
+    _check_varied(own)
+    return replace(recipe, **own) if own else recipe
+
+
+def _check_varied(names: Iterable[str]) -> None:
+    for name in names:
+        what = f"{OWN}{name}: must be a target function's of your own, or one of "
+        require(name in VARIED, what + ", ".join(OWN + known for known in VARIED))
+
+
+def why_not_rebuilt(trials: pd.DataFrame, settings: Mapping) -> str:
+    """Why the networks of a run cannot be made again here; empty where they can.
+
+    `settings` come from `read_settings`. What users bring along is known where they registered it,
+    and what a target function of their own makes of a point is known to that function alone.
+    """
+    if not {"data", "recipe"} <= settings.keys():
+        return "search.json has no data and recipe"
+    if trials[COMPUTE_ENERGY].isna().all():
+        return "no trial has a modelled energy"
+    try:
+        Recipe(**settings["recipe"])
+        _check_varied(n.removeprefix(OWN) for n in trials.columns if n.startswith(OWN))
+        for shift_type in trials["shift_type"].dropna().unique():
+            ShiftSpec(shift_type)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _validation_kwh(
@@ -385,9 +434,10 @@ class TargetFunction:
     """`run_trial` with its data, recipe and meter fixed: what a search evaluates.
 
     `test` adds the accuracy on the test set (for final trainings, never in a search), `curve` the
-    validation accuracy after each epoch, as text with a blank between two epochs. With a folder for
-    `checkpoints` a training that was interrupted goes on where it was, with one for `networks` each
-    trained network is saved in it, and the column `network` names the file.
+    validation accuracy after each epoch, as text with a blank between two epochs, `exported_to` (a
+    runtime) what the network takes in int8. With a folder for `checkpoints` a training that was
+    interrupted goes on where it was, with one for `networks` each trained network is saved in it,
+    and the column `network` names the file.
     """
 
     dataset: Dataset
@@ -397,13 +447,17 @@ class TargetFunction:
     curve: bool = False
     checkpoints: Path | None = None
     networks: Path | None = None
+    exported_to: str | None = None
+
+    def __post_init__(self):
+        if self.exported_to is not None:
+            check_runtime("exported_to", self.exported_to)
 
     def __call__(self, point: Mapping, seed: int) -> dict:
         name = _short_name(point, seed)
         checkpoint = self._checkpoint(point, seed)
-        row, network, history = run_trial(
-            point, self.dataset, self.recipe, seed, self.meter, self.test, checkpoint
-        )
+        shared = self.dataset, self.recipe, seed, self.meter, self.test
+        row, network, history = run_trial(point, *shared, checkpoint, self.exported_to)
         if self.networks is not None and row["status"] == "SUCCESS":
             path, facts = self.networks / f"{name}.safetensors", {**point, "seed": seed, **row}
             save_network(network, path, self.dataset, self.recipe.model, to_python(facts))
@@ -425,11 +479,19 @@ class TargetFunction:
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
 
-    def check(self, objectives: Sequence[str]) -> None:
-        """ValueError for objectives that no trial would return."""
-        unmeasured = [name for name in objectives if name in MEASURED and self.meter is None]
+    def check(self, objectives: Sequence[str], hyperparameters: Sequence[str] = ()) -> None:
+        """ValueError for objectives that no trial would return, and for hyperparameters of one's
+        own that none would heed."""
+        _check_varied(name.removeprefix(OWN) for name in hyperparameters)
+        needing = (*MEASURED, EXPORTED_ENERGY)
+        unmeasured = [name for name in objectives if name in needing and self.meter is None]
         require(
             not unmeasured, f"meter=None: must be an EnergyMeter for the objectives {unmeasured}"
+        )
+        exported = [name for name in objectives if name in EXPORTED and self.exported_to is None]
+        require(
+            not exported,
+            f"exported_to=None: must be one of {', '.join(INT8_RUNTIMES)} to minimise {exported}",
         )
         unknown = sorted(set(objectives) - OBJECTIVES.keys())
         require(

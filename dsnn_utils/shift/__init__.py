@@ -10,7 +10,7 @@ from dsnn_utils.shift.conversion import (
 )
 from dsnn_utils.shift.integers import IntegerConv2d, IntegerLinear, quantize_lsq
 from dsnn_utils.shift.layers import ShiftConv2d, ShiftLinear
-from dsnn_utils.shift.models import MODELS, build_model
+from dsnn_utils.shift.models import MODELS, build_model, register_model
 from dsnn_utils.shift.modes import denormals_flushed, eval_mode
 from dsnn_utils.shift.quantization import (
     fixed_point,
@@ -20,7 +20,7 @@ from dsnn_utils.shift.quantization import (
     round_to_power_of_two,
     uniform,
 )
-from dsnn_utils.shift.specs import IntegerSpec, ShiftSpec
+from dsnn_utils.shift.specs import IntegerSpec, ShiftSpec, register_shift_type
 
 __all__ = [
     "MODELS",
@@ -45,6 +45,8 @@ __all__ = [
     "quantize_lsq",
     "quantize_ps",
     "quantize_q",
+    "register_model",
+    "register_shift_type",
     "round_to_power_of_two",
     "shiftable_layers",
     "uniform",

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from dsnn_utils.shift.activations import QuantizedLayer
-from dsnn_utils.shift.quantization import power_of_two_scale, quantize_ps, quantize_q
-from dsnn_utils.shift.specs import ShiftSpec, check_spec
+from dsnn_utils.shift.quantization import power_of_two_scale, quantize_ps
+from dsnn_utils.shift.specs import ShiftSpec, check_spec, rounding_of
 
 
 class _ShiftLayer(QuantizedLayer):
@@ -64,8 +64,9 @@ class _ShiftLayer(QuantizedLayer):
         """
         low, _ = self.spec.shift_range
         stochastic = self.training and self.spec.rounding == "stochastic"
-        if self.spec.shift_type == "Q":
-            return quantize_q(self.weight, low, stochastic, self.scale())
+        if self.spec.shift_type != "PS":
+            quantize = rounding_of(self.spec.shift_type)
+            return quantize(self.weight, low, stochastic, self.scale())
         weight, scale = quantize_ps(self.shift, self.sign, low, stochastic), self.scale()
         return weight if scale is None else weight * scale
 
@@ -73,7 +74,7 @@ class _ShiftLayer(QuantizedLayer):
         """The power of two that the weights are multiples of, to be broadcast; None without."""
         if self.spec.weight_scale == "none":
             return None
-        return self._scale_of(self.weight) if self.spec.shift_type == "Q" else self.weight_scale
+        return self.weight_scale if self.spec.shift_type == "PS" else self._scale_of(self.weight)
 
     def _scale_of(self, weight: Tensor) -> Tensor:
         low, _ = self.spec.shift_range

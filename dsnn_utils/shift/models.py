@@ -8,22 +8,47 @@ torchvision is imported when a network is built, since importing it takes a seco
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dsnn_utils.checks import check_integer, require_choice
+from dsnn_utils.checks import check_integer, require, require_choice
 
 
 def build_model(name: str, num_classes: int, in_channels: int = 3) -> nn.Module:
-    """A new network by its name in MODELS.
+    """A new network by its name: one of MODELS, or one that `register_model` was told of.
 
     Raises ValueError for an unknown name, fewer than 2 classes or fewer than 1 channel.
     """
-    require_choice("model", name, MODELS)
+    check_model(name)
     num_classes = check_integer("num_classes", num_classes, 2, 100_000)
     in_channels = check_integer("in_channels", in_channels, 1, 1_000)
     return _BUILDERS[name](num_classes, in_channels)
+
+
+def register_model(name: str, build: Callable[[int, int], nn.Module]) -> None:
+    """Let a network of one's own go by a name, in recipes, searches and files.
+
+    `build(num_classes, in_channels)` returns it untrained; its random weights come from PyTorch's
+    generator. It is known to this process and to the workers that it starts: register it again
+    where a run is continued or read. Raises ValueError for the name of a network there is.
+    """
+    require(
+        isinstance(name, str) and name.isidentifier() and name not in MODELS,
+        f"name={name!r}: must be a name of letters, digits and _, other than {', '.join(MODELS)}",
+    )
+    _BUILDERS[name] = build
+
+
+def check_model(name: str) -> None:
+    """ValueError for a network that is neither in MODELS nor registered."""
+    require_choice("model", name, _BUILDERS)
+
+
+def own_models() -> dict[str, Callable[[int, int], nn.Module]]:
+    """The networks registered by `register_model`."""
+    return {name: build for name, build in _BUILDERS.items() if name not in MODELS}
 
 
 def _resnet20(num_classes: int, in_channels: int) -> nn.Module:
@@ -125,7 +150,7 @@ def _kaiming(model: nn.Module) -> nn.Module:
     return model
 
 
-_BUILDERS = {
+_BUILDERS: dict[str, Callable[[int, int], nn.Module]] = {
     "resnet20": _resnet20,
     "mobilenetv2": _mobilenetv2,
     "googlenet": _googlenet,

@@ -1,10 +1,13 @@
 """How a layer stores and rounds its numbers: as powers of two, or as uniform integers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from dsnn_utils.checks import check_integer, require_choice
-from dsnn_utils.shift.quantization import ACTIVATION_ROUNDINGS, CLIPPED_GRADIENTS
+from torch import Tensor
+
+from dsnn_utils.checks import check_integer, require, require_choice
+from dsnn_utils.shift.quantization import ACTIVATION_ROUNDINGS, CLIPPED_GRADIENTS, quantize_q
 
 SHIFT_TYPES = ("Q", "PS")
 ROUNDINGS = ("deterministic", "stochastic")
@@ -18,7 +21,6 @@ _INTEGERS = {
     "activation_fraction_bits": (0, 32),
 }
 _CHOICES = {
-    "shift_type": SHIFT_TYPES,
     "rounding": ROUNDINGS,
     "activation_format": ACTIVATION_FORMATS,
     "activation_rounding": ACTIVATION_ROUNDINGS,
@@ -26,11 +28,43 @@ _CHOICES = {
 }
 
 
+#: How a real weight is rounded, by shift type; PS has no such weight.
+_ROUNDED_BY: dict[str, Callable[..., Tensor]] = {"Q": quantize_q}
+
+
+def register_shift_type(name: str, quantize: Callable[..., Tensor]) -> None:
+    """Let a rounding of one's own be a shift type, beside Q and PS.
+
+    Its layers have a real weight, as those of Q. `quantize(weight, lowest, stochastic, scale)`
+    returns what they compute with: 0 or a signed power of two from 2**lowest to 1, times `scale`
+    where that is not None, of the shape of `weight` and differentiable (see `quantize_q`). Energy
+    is counted as that of any shift. It is known to this process and to the workers that it starts:
+    register it again where a run is continued or read. A search tries it where its space says so.
+    Raises ValueError for a name that is taken.
+    """
+    require(
+        isinstance(name, str) and name.isidentifier() and name not in SHIFT_TYPES,
+        f"name={name!r}: must be a name of letters, digits and _, other than Q and PS",
+    )
+    _ROUNDED_BY[name] = quantize
+
+
+def own_shift_types() -> dict[str, Callable[..., Tensor]]:
+    """The roundings registered by `register_shift_type`."""
+    return {name: f for name, f in _ROUNDED_BY.items() if name not in SHIFT_TYPES}
+
+
+def rounding_of(shift_type: str) -> Callable[..., Tensor]:
+    """The function that rounds the real weight of a shift type other than PS."""
+    return _ROUNDED_BY[shift_type]
+
+
 class _Spec:
     """Checks of the fields that both kinds share."""
 
     def _check(self, weight_scales: tuple[str, ...]) -> None:
         choices = _CHOICES | {"weight_scale": weight_scales}
+        choices["shift_type"] = (*SHIFT_TYPES, *own_shift_types())
         for name, allowed in choices.items():
             if hasattr(self, name):
                 require_choice(name, getattr(self, name), allowed)
@@ -47,7 +81,8 @@ class ShiftSpec(_Spec):
     """How a shift layer stores and rounds its numbers. The defaults are the published ones.
 
     shift_type              "Q": a real weight, rounded to a power of two in the forward pass;
-                            "PS": a real exponent and a real sign, each rounded
+                            "PS": a real exponent and a real sign, each rounded; or one of your
+                            own, see `register_shift_type`
     weight_bits             2..8; sets the smallest power of two, see `shift_range`
     activation_integer_bits, activation_fraction_bits
                             2..32 and 0..32; fixed-point format of the layer's input and bias
@@ -92,7 +127,7 @@ class ShiftSpec(_Spec):
     @property
     def shift_range(self) -> tuple[int, int]:
         """Smallest and largest exponent. PS gives up one power to have a code for zero."""
-        return -(2 ** (self.weight_bits - 1)) + (1 if self.shift_type == "Q" else 2), 0
+        return -(2 ** (self.weight_bits - 1)) + (2 if self.shift_type == "PS" else 1), 0
 
 
 @dataclass(frozen=True)

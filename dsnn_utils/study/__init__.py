@@ -1,7 +1,14 @@
 """Published values, and the committed studies: their tables, findings and figures."""
 
+from dsnn_utils.study.comparison import final_values, read_strategies, strategy_curves
 from dsnn_utils.study.papers import PUBLISHED, compare, published
-from dsnn_utils.study.plots import plot_finals, plot_grid, plot_published, plot_strategies
+from dsnn_utils.study.plots import (
+    plot_finals,
+    plot_grid,
+    plot_published,
+    plot_strategies,
+    plot_strategy_curves,
+)
 from dsnn_utils.study.statements import dominating_default, findings
 from dsnn_utils.study.strategies import compare_strategies, read_comparison, read_digits_table
 from dsnn_utils.study.tables import (
@@ -21,6 +28,7 @@ __all__ = [
     "compare_strategies",
     "cost_of_runs",
     "dominating_default",
+    "final_values",
     "finalists",
     "finals_table",
     "findings",
@@ -29,11 +37,14 @@ __all__ = [
     "plot_grid",
     "plot_published",
     "plot_strategies",
+    "plot_strategy_curves",
     "price_claims",
     "prices_table",
     "published",
     "read_adders",
     "read_comparison",
     "read_digits_table",
+    "read_strategies",
+    "strategy_curves",
     "tables_beside",
 ]

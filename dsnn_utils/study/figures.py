@@ -54,6 +54,7 @@ THUMBNAILS = {
     "08": "study_finals",
     "09": "few_bits_formats",
     "10": "ways",
+    "11": "own_front",
 }
 FEW = 24
 THUMBNAIL_WIDTH = 300  # pixels, twice what README.md shows

@@ -1,5 +1,7 @@
 """Figures of the committed study and of published values."""
 
+from collections.abc import Mapping
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -40,49 +42,79 @@ def plot_strategies(results: pd.DataFrame) -> DualFigure:
 
     One panel per problem: mean over the seeds with its standard error, and the number of seeds.
     """
+    require_columns(results, ["problem", "strategy", "seed", "trials", "hypervolume"])
+    panels = {
+        str(problem): (AXES["trial"][0], part.rename(columns={"trials": "x"}))
+        for problem, part in results.groupby("problem", sort=False)
+    }
+    return _strategy_panels(panels, results)
+
+
+@styled
+def plot_strategy_curves(curves: pd.DataFrame) -> DualFigure:
+    """Hypervolume over trials and over cost of one's own runs, from `study.strategy_curves`.
+
+    A panel for each: mean over the seeds with its standard error, and the number of seeds.
+    """
+    require_columns(curves, ["over", "x", "strategy", "seed", "hypervolume"])
+    labels = {"duration_s": "Time spent in trials (s)"}
+    panels = {
+        f"Over {'trials' if over == 'trial' else 'cost'}": (
+            labels.get(str(over)) or AXES[str(over)][0],
+            part,
+        )
+        for over, part in curves.groupby("over", sort=False)
+    }
+    return _strategy_panels(panels, curves)
+
+
+def _strategy_panels(
+    panels: Mapping[str, tuple[str, pd.DataFrame]], data: pd.DataFrame
+) -> DualFigure:
+    """{title: (label of the x axis, table with x, strategy, seed and hypervolume)} side by side."""
     import plotly.graph_objects as go
     import seaborn as sns
     from plotly.subplots import make_subplots
 
-    needed = ["problem", "strategy", "seed", "trials", "hypervolume"]
-    require_columns(results, needed)
-    problems = list(dict.fromkeys(results["problem"]))
-    names = [n for n in STRATEGY_ORDER if n in set(results["strategy"])]
-    colours = dict(zip(names, [*CATEGORIES, GREY], strict=False)) | {"smac_mf": BLACK}
-    figure, axes = new_axes(TWO_COLUMNS, 2.9, columns=len(problems), squeeze=False)
+    found = list(dict.fromkeys(data["strategy"]))
+    names = [n for n in STRATEGY_ORDER if n in found]
+    names += [n for n in found if n not in names]
+    colours = dict(zip(names, [*CATEGORIES, GREY] * 9, strict=False)) | {"smac_mf": BLACK}
+    figure, axes = new_axes(TWO_COLUMNS, 2.9, columns=len(panels), squeeze=False)
     live = plotly_figure(height=420)
-    live = make_subplots(1, len(problems), subplot_titles=problems, figure=live)
+    live = make_subplots(1, len(panels), subplot_titles=list(panels), figure=live)
     shown = set()
-    for column, (axis, problem) in enumerate(zip(axes.flat, problems, strict=True), start=1):
-        part = results[results["problem"] == problem]
+    for column, (axis, (title, (label, part))) in enumerate(
+        zip(axes.flat, panels.items(), strict=True), start=1
+    ):
         sns.lineplot(
-            part, x="trials", y="hypervolume", hue="strategy", style="strategy", errorbar="se",
+            part, x="x", y="hypervolume", hue="strategy", style="strategy", errorbar="se",
             hue_order=names, style_order=names[::-1], palette=colours, lw=1.4, ax=axis,
         )  # fmt: skip
         handles = axis.get_legend_handles_labels()[0]
         axis.get_legend().remove()
         seeds = part.groupby("strategy")["seed"].nunique()
         spread = f"{seeds.min()}" if seeds.nunique() == 1 else f"{seeds.min()} to {seeds.max()}"
-        axis.set_title(f"{problem}: mean and standard error, {spread} seeds", fontsize=8)
-        axis.set(xlabel=AXES["trial"][0], ylabel="")
+        axis.set_title(f"{title}: mean and standard error, {spread} seeds", fontsize=8)
+        axis.set(xlabel=label, ylabel="")
         for name in [n for n in names if n in set(part["strategy"])]:
-            runs = part[part["strategy"] == name].groupby("trials")["hypervolume"]
+            runs = part[part["strategy"] == name].groupby("x")["hypervolume"]
             curve = runs.agg(["mean", "sem"]).reset_index()
             live.add_trace(
                 go.Scatter(
-                    x=curve["trials"].tolist(), y=curve["mean"].tolist(), name=name,
+                    x=curve["x"].tolist(), y=curve["mean"].tolist(), name=name,
                     legendgroup=name, showlegend=name not in shown, line={"color": colours[name]},
                     error_y={"array": curve["sem"].tolist(), "thickness": 0.7},
                 ),
                 row=1, col=column,
             )  # fmt: skip
             shown.add(name)
-        live.update_xaxes(title=AXES["trial"][0], row=1, col=column, **PLOTLY_AXIS)
+        live.update_xaxes(title=label, row=1, col=column, **PLOTLY_AXIS)
         live.update_yaxes(row=1, col=column, **PLOTLY_AXIS)
     axes.flat[0].set_ylabel("Hypervolume (share\nof reference box)")
     live.update_yaxes(title="Hypervolume (share of reference box)", row=1, col=1)
     legend_above(figure, handles)
-    return DualFigure(figure, live, results, "Hypervolume over trials of search strategies")
+    return DualFigure(figure, live, data, "Hypervolume over trials of search strategies")
 
 
 @styled

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import chdir
 
 import pandas as pd
-from scipy.stats import wilcoxon
 
+from dsnn_utils.analysis.comparing import paired_tests
 from dsnn_utils.analysis.fronts import reference_point
 from dsnn_utils.checks import require_columns
 from dsnn_utils.paths import project_root
 from dsnn_utils.runs.columns import MODELLED_ENERGIES, cost_among, loss_among
-from dsnn_utils.search.trial import energy_of_trials
+from dsnn_utils.search.trial import energy_of_trials, why_not_rebuilt
 from dsnn_utils.training.data import load_dataset
 
 TABLES = project_root() / "figures" / "strategies"
@@ -41,7 +41,7 @@ def search_energy(trials: pd.DataFrame, settings: Mapping) -> Callable[[Mapping]
     `load_dataset` and `energy_of_trials` raise.
     """
     energy = cost_among(settings["objectives"])
-    if "recipe" not in settings or energy not in MODELLED_ENERGIES:
+    if energy not in MODELLED_ENERGIES or why_not_rebuilt(trials, settings):
         return None
     try:
         return energy_of_trials(trials, energy)
@@ -77,27 +77,31 @@ def compare_strategies(
     """Hypervolume after `trials` trials, and how smac_mf stands to each of its rivals.
 
     A row per problem and strategy: `seeds`, `mean`, `sd`, `over_random` (ratio of means over the
-    seeds both have), `smac_mf_over_it` and `p` (Wilcoxon signed-rank test, paired by seed,
-    one-sided: smac_mf is better).
+    seeds both have), `smac_mf_over_it`, and a two-sided Wilcoxon signed-rank test against smac_mf,
+    paired by seed: `p`, `p_holm` (corrected for all tests of the problem) and `better`
+    (see `analysis.paired_tests`).
 
     Raises ValueError if the results hold no run of that many trials.
     """
     require_columns(results, ["problem", "strategy", "seed", "trials", "hypervolume"])
+    own = [name for name in results["strategy"].unique() if name not in STRATEGY_ORDER]
+    rivals = [*rivals, *own]
     last = results[results["trials"] == trials]
     if last.empty:
         raise ValueError(f"trials={trials!r}: must be a number of trials that was recorded")
-    rows = []
-    for problem, part in last.groupby("problem", sort=False):
+    tables = []
+    for _, part in last.groupby("problem", sort=False):
         at = part.pivot_table(index="seed", columns="strategy", values="hypervolume")
-        for name in [n for n in (*rivals, "smac_mf") if n in at]:
-            row = {"problem": problem, "strategy": name, "seeds": int(at[name].count())}
-            row |= {"mean": at[name].mean(), "sd": at[name].std()}
-            if "random" in at:
-                both = at[["random", name]].loc[:, ["random", name]].dropna()
-                row["over_random"] = both.iloc[:, 1].mean() / both.iloc[:, 0].mean()
-            if "smac_mf" in at and name != "smac_mf" and at[["smac_mf", name]].dropna().size:
-                both = at[["smac_mf", name]].dropna()
-                row["smac_mf_over_it"] = both["smac_mf"].mean() / both[name].mean()
-                row["p"] = wilcoxon(both["smac_mf"], both[name], alternative="greater").pvalue
-            rows.append(row)
-    return pd.DataFrame(rows).set_index(["problem", "strategy"])
+        names = [name for name in (*rivals, "smac_mf") if name in at]
+        table = at[names].agg(["count", "mean", "std"]).T.set_axis(["seeds", "mean", "sd"], axis=1)
+        table["seeds"] = table["seeds"].astype(int)
+        for rival, column in (("random", "over_random"), ("smac_mf", "smac_mf_over_it")):
+            if rival in at:
+                both = {name: at[[rival, name]].dropna().mean() for name in names}
+                ratio = pd.Series({n: means.iloc[1] / means.iloc[0] for n, means in both.items()})
+                table[column] = ratio if rival == "random" else (1 / ratio).drop("smac_mf")
+        if "smac_mf" in at:
+            tests = paired_tests(at, [("smac_mf", name) for name in names if name != "smac_mf"])
+            table = table.join(tests.set_index("second")[["p", "p_holm", "better"]])
+        tables.append(table.rename_axis("strategy"))
+    return pd.concat(tables, keys=last["problem"].unique(), names=["problem"])

@@ -2,7 +2,14 @@
 
 from dsnn_utils.training.data import Dataset, load_dataset, take_fraction
 from dsnn_utils.training.images import ImageSet
-from dsnn_utils.training.loop import OPTIMIZERS, Diverged, evaluate, seed_everything, train
+from dsnn_utils.training.loop import (
+    OPTIMIZERS,
+    Diverged,
+    evaluate,
+    predict,
+    seed_everything,
+    train,
+)
 from dsnn_utils.training.networks import SavedNetwork, load_network, plain_copy, save_network
 
 __all__ = [
@@ -15,6 +22,7 @@ __all__ = [
     "load_dataset",
     "load_network",
     "plain_copy",
+    "predict",
     "save_network",
     "seed_everything",
     "take_fraction",

@@ -8,7 +8,7 @@ of wide fixed-point activations are not representable in bfloat16.
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -268,26 +268,52 @@ def evaluate(
     Always in float32 and evaluation mode; every module's mode is restored. `dataset` gives the
     mean and std for the normalisation. The model is moved to `device`.
     """
+    loss, correct = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64)
+    for logits, labels in _outputs(model, images, dataset, batch_size, device):
+        loss = loss.to(logits.device) + F.cross_entropy(logits, labels, reduction="sum")
+        correct = correct.to(logits.device) + (logits.argmax(1) == labels).sum()
+    return {
+        "cross_entropy": loss.item() / len(images),
+        "accuracy": correct.item() / len(images),
+    }
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    images: ImageSet,
+    dataset: Dataset,
+    *,
+    batch_size: int = 128,
+    device: str | torch.device = "auto",
+) -> torch.Tensor:
+    """The probability (0..1) that `model` gives each class for each of `images`.
+
+    Shape (images, classes), float32, on the CPU; computed as by `evaluate`.
+    """
+    outputs = _outputs(model, images, dataset, batch_size, device)
+    return torch.cat([logits.softmax(1).cpu() for logits, _ in outputs])
+
+
+def _outputs(
+    model: nn.Module,
+    images: ImageSet,
+    dataset: Dataset,
+    batch_size: int,
+    device: str | torch.device,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Logits and labels of one batch after the other, on the device."""
     check_integer("batch_size", batch_size, 1)
     require(len(images) > 0, "images: must hold at least one image")
     device = resolve_device(device)
     check_fitted(model)
     normalise = _place(model, dataset, device)
-    loss = torch.zeros((), dtype=torch.float64, device=device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
     # TF32, a GPU's way of convolving float32, has 10 bits of fraction only.
     exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     with eval_mode(model), torch.autocast(device.type, enabled=False), exact:
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
-            labels = batch.labels.to(device)
-            logits = model(normalise(batch.images))
-            loss += F.cross_entropy(logits, labels, reduction="sum")
-            correct += (logits.argmax(1) == labels).sum()
-    return {
-        "cross_entropy": loss.item() / len(images),
-        "accuracy": correct.item() / len(images),
-    }
+            yield model(normalise(batch.images)), batch.labels.to(device)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dsnn_utils import ShiftSpec, convert_to_shift, load_network, save_network
-from dsnn_utils.deploy import compare, packed_bytes, ways_to_compute
+from dsnn_utils.deploy import compare, packed_bytes, peak_memory_mb, ways_to_compute
 from dsnn_utils.shift import IntegerSpec, build_model, convert_to_integer, fit_activations
 from dsnn_utils.training import load_dataset, train
 
@@ -86,3 +86,19 @@ def test_packed_bytes_by_hand():
     assert make(convert_to_shift, none) == 16 * 8 * 4 / 8 + 4 * 8
     assert make(convert_to_shift, channel) == 16 * 8 * 3 / 8 + 8 + 4 * 8
     assert make(convert_to_integer, IntegerSpec(4, 4, 4)) == 16 * 8 * 4 / 8 + 4 * 8 + 4 * 8
+
+
+def test_memory_is_that_of_a_process_of_its_own(pair, tmp_path):
+    saved, _, images = pair
+    path = save_network(
+        saved.network, tmp_path / "a.safetensors", load_dataset("digits"), "resnet20"
+    )
+    here = torch.zeros(100_000_000)  # 400 MB in this process, none of which counts
+    runtime_mb, all_mb = peak_memory_mb(path, "pytorch", (64, *images.shape[1:]))
+    assert 50 < runtime_mb < all_mb < runtime_mb + 400
+    assert here.sum() == 0
+
+
+def test_a_process_that_fails_says_why(tmp_path):
+    with pytest.raises(RuntimeError, match="must be a file that save_network wrote"):
+        peak_memory_mb(tmp_path / "none.safetensors", "pytorch", (1, 1, 8, 8))

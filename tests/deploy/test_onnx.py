@@ -1,5 +1,7 @@
 """Exported networks in ONNX Runtime, OpenVINO and QONNX: what the emulation computes."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -14,8 +16,16 @@ from dsnn_utils import (
     save_network,
     shiftable_layers,
 )
-from dsnn_utils.deploy import int8_parts, load_onnx, runtimes, weight_codes, with_integer_layers
-from dsnn_utils.energy import operation_counts
+from dsnn_utils.deploy import (
+    int8_parts,
+    load_onnx,
+    measure_exported,
+    runtimes,
+    weight_codes,
+    with_integer_layers,
+)
+from dsnn_utils.energy import EnergyMeter, operation_counts
+from dsnn_utils.runs.columns import EXPORTED
 from dsnn_utils.shift import IntegerSpec, build_model, convert_to_integer, fit_activations
 from dsnn_utils.training import SavedNetwork, evaluate, load_dataset, train
 
@@ -304,3 +314,30 @@ def test_qonnx_computes_what_the_emulation_does(tmp_path, spec):
     assert counted["total_macs"] == operation_counts(network, (3, 32, 32))["macs"].sum()
     modes = {a.s.decode() for n in quants for a in n.attribute if a.name == "rounding_mode"}
     assert ("FLOOR" in modes) == (spec.activation_rounding == "floor")
+
+
+# ------------------------------------------------------------------------- what it takes
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_latency_and_measured_energy_per_image(runtime):
+    pytest.importorskip(runtime, reason=f"{runtime} is not installed")
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(8 * 6 * 6, 10))
+    network = convert_to_shift(network, 2, W3A4)
+    fit_activations(network, torch.randn(4, 1, 8, 8))
+    saved = as_saved(network.eval(), (1, 8, 8))
+    with EnergyMeter("DEU") if runtime == "openvino" else nullcontext() as meter:
+        found = measure_exported(saved, runtime, meter)
+    latency, joules = (found[name] for name in EXPORTED)
+    assert latency > 0 and (joules is None if meter is None else joules > 0)
+    assert found["exported_to"] == runtime and found["exported_refused"] is None
+
+
+def test_a_network_that_cannot_be_exported_has_its_reason():
+    class Loop(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, : 10 if x.mean() > 0 else 9]  # the exporter cannot follow this
+
+    found = measure_exported(as_saved(Loop()), "onnxruntime")
+    assert found["exported_refused"].startswith("saved: must be a network that PyTorch can export")
+    assert found["exported_latency_ms_per_image"] is None

@@ -328,7 +328,7 @@ class ScriptedMeter:
 
 @pytest.fixture
 def fast_windows(monkeypatch):
-    monkeypatch.setattr(readings_module, "_run_window", lambda model, batch, window_s: 100)
+    monkeypatch.setattr(readings_module, "run_window", lambda model, batch, window_s: 100)
 
 
 NET = nn.Linear(2, 2)

@@ -4,8 +4,11 @@ The notebooks run once, in order, in one run directory; the tests then look at t
 input is given to notebooks as a user would give it: it has to stop them before any training.
 """
 
+import html
 import json
+import re
 import shutil
+from urllib.parse import unquote
 
 import nbformat
 import numpy as np
@@ -42,6 +45,19 @@ def test_executed_notebook_page_and_no_errors(name, run_dir):
     assert "error" not in kinds
     page = (run_dir / "report" / f"{name}.html").read_text()
     assert "data:image/svg+xml" in page and "Traceback" not in page
+
+
+def test_links_between_pages_lead_to_pages_and_anchors(run_dir):
+    pages = {path.name: path.read_text() for path in (run_dir / "report").glob("*.html")}
+    assert set(pages) >= {"index.html", "glossary.html", *(f"{name}.html" for name in NOTEBOOKS)}
+    ids = {n: set(map(html.unescape, re.findall(r' id="([^"]+)"', p))) for n, p in pages.items()}
+    for name, page in pages.items():
+        links = re.findall(r'href="(?!\w+:)([^"#]*)(?:#([^"]*))?"', page.partition("<body")[2])
+        for target, anchor in links:
+            # A browser looks for the anchor as it is written, then decoded.
+            written = {html.unescape(anchor), unquote(html.unescape(anchor))}
+            assert target in ("", *pages), target
+            assert not anchor or written & ids[target or name], (target, anchor)
 
 
 def test_the_trials_table(trials):

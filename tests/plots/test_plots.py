@@ -22,7 +22,7 @@ from dsnn_utils.energy import (
     summarise_readings,
 )
 from dsnn_utils.energy.prices import MEMORY_PJ_PER_BIT
-from dsnn_utils.plots import front, style
+from dsnn_utils.plots import explorer, front, style
 from dsnn_utils.plots.style import NETWORKS, colours_of
 from dsnn_utils.shift import build_model
 
@@ -139,7 +139,18 @@ FORMATS = pd.DataFrame(
     }
 )
 
+IMAGES = np.random.default_rng(0).integers(0, 256, (12, 1, 8, 8), dtype=np.uint8)
+LABELS = np.arange(12) % 3
+PREDICTED = {  # one network that is always right, one that takes all for the first class
+    "right": np.eye(3)[LABELS],
+    "first": np.tile([0.5, 0.3, 0.2], (12, 1)) + np.linspace(0, 0.1, 12)[:, None] * [1, -1, 0],
+}
+POINT = TRIALS.iloc[1].to_dict() | {"shift_depth": 7}
 FIGURES = {
+    "format": lambda: plots.plot_format(POINT, made_up, 20, TRIALS),
+    "images": lambda: plots.plot_images(IMAGES, LABELS, ["cat", "dog", "a very long name"]),
+    "confusions": lambda: plots.plot_confusions(PREDICTED, LABELS, ["cat", "dog", "fox"]),
+    "mistakes": lambda: plots.plot_mistakes(PREDICTED, IMAGES, LABELS, ["cat", "dog", "fox"], 4),
     "formats": lambda: plots.plot_formats(FORMATS),
     "rounding": lambda: plots.plot_rounding(X, np.sign(X), np.floor(4 * X) / 4),
     "rounding_bias": lambda: plots.plot_rounding_bias(
@@ -191,6 +202,7 @@ FIGURES = {
     "grids": lambda: plots.plot_grids(grid_table(0.5), "DEU"),
     "ways": lambda: plots.plot_ways({"batches of 128": WAYS, "one image at a time": 4 * WAYS}),
 }  # fmt: skip
+WITHOUT_AXES = {"parallel", "published", "space", "images", "mistakes"}
 INTERACTIVE = {
     "training",
     "front",
@@ -236,7 +248,7 @@ def test_saved_files_are_the_same_bytes_every_time(figures, tmp_path):
     assert other[2].read_text() == "x\n1\n"
 
 
-@pytest.mark.parametrize("name", sorted(set(FIGURES) - {"parallel", "published", "space"}))
+@pytest.mark.parametrize("name", sorted(set(FIGURES) - WITHOUT_AXES))
 def test_axes_have_labels_with_units(figures, name):
     unitless = r"Weight bits|Weight, one bar per value|Epoch|Trials|Hypervolume|Spearman"
     axes = [a for a in figures[name].static.axes if a.axison]
@@ -874,3 +886,70 @@ def test_tables_of_every_space_are_analysed_and_drawn():
     published = TRIALS.assign(**runs.EXTENSIONS)
     assert analysis.importance(published).equals(analysis.importance(TRIALS))
     assert analysis.solution_card(published, chosen) == analysis.solution_card(TRIALS, chosen)
+
+
+# --- predictions ---------------------------------------------------------------------------------
+
+
+def test_confusions_count_every_image_once(figures):
+    data = figures["confusions"].data
+    assert data.groupby("network")["images"].sum().to_dict() == {"right": 12, "first": 12}
+    mistakes = data[data["class"] != data["taken_for"]]
+    assert mistakes["network"].unique().tolist() == ["first"] and mistakes["images"].sum() == 8
+    titles = [axis.get_title() for axis in figures["confusions"].static.axes]
+    assert titles[:2] == ["right\n0 wrong", "first\n8 wrong"]
+
+
+def test_mistakes_are_the_surest_ones_first_and_none_is_said(figures):
+    data = figures["mistakes"].data
+    assert data["network"].tolist() == ["first"] * 4
+    assert data["image"].tolist() == [11, 10, 8, 7]  # 9 is right
+    assert data["probability"].is_monotonic_decreasing
+    shown = [axis for axis in figures["mistakes"].static.axes if axis.images]
+    assert len(shown) == 4 and shown[0].get_title() == "fox\n→ cat\n60 %"
+    texts = [text.get_text() for axis in figures["mistakes"].static.axes for text in axis.texts]
+    assert texts == ["right:\nno mistake", "first"]
+
+
+def test_images_of_each_class_stand_in_its_column(figures):
+    assert figures["images"].data["image"].tolist() == [0, 3, 1, 4, 2, 5]
+    assert figures["images"].static.axes[2].get_title() == "a very long…"
+
+
+# --- one number format ---------------------------------------------------------------------------
+
+
+def test_a_format_is_drawn_with_its_energy_and_the_nearest_trials(figures):
+    axes = figures["format"].static.axes
+    np.testing.assert_allclose(figures["format"].data[ENERGY], 1e-6 * (200 - 8 * np.arange(21)))
+    mark = axes[2].lines[1]
+    assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (7, pytest.approx(144))
+    assert "144 µJ per image" in figures["format"].description
+    near = explorer.nearest_trials(POINT, TRIALS, 20)
+    assert len(near) == len(axes[3].lines[-1].get_xdata()) == explorer.NEAREST
+    assert near.iloc[0]["trial"] == 1 or near.iloc[0]["shift_depth"] == 7
+
+
+@pytest.mark.parametrize("change", [{"shift_type": "Q"}, {"shift_type": "PS", "weight_bits": 2}])
+def test_the_stairs_of_a_format_are_its_weights(change):
+    figure = plots.plot_format(POINT | {"weight_bits": 3} | change, made_up, 20)
+    rounded = figure.static.axes[0].lines[1].get_ydata()
+    magnitudes = set(np.unique(np.abs(rounded)))
+    expected = {0, 1} if change["shift_type"] == "PS" else {0.125, 0.25, 0.5, 1}
+    assert magnitudes == expected
+    assert not figure.static.axes[3].axison  # no trials to be near
+
+
+def test_explorer_has_a_slider_for_each_choice_and_is_a_picture_elsewhere(monkeypatch):
+    state = POINT, made_up, 20, TRIALS
+    assert isinstance(plots.explore(*state), plots.DualFigure)
+    monkeypatch.setattr(explorer, "someone_looks", lambda: True)
+    drawn = []
+    monkeypatch.setattr(
+        explorer, "plot_format", lambda point, *_: drawn.append(point["weight_bits"])
+    )
+    widget = plots.explore(*state)
+    sliders = {slider.description: slider for slider in widget.children[:-1]}
+    assert set(sliders) > {"shift_depth", "weight_bits"} and len(sliders) == 5
+    sliders["weight_bits"].value = 8 if POINT["weight_bits"] != 8 else 2
+    assert drawn[-1] == sliders["weight_bits"].value

@@ -99,7 +99,7 @@ def test_report_is_one_small_page_that_loads_nothing_and_shows_no_code(rich):
 
 def test_every_figure_is_drawn(rich):
     drawings = images(rich[1])
-    assert len(drawings) == 12 and "No figure" not in rich[1]
+    assert len(drawings) == 13 and "No figure" not in rich[1]
     text = "\n".join(drawings)
     for label in ("Pareto front", "Hypervolume", "Importance", "Inferences", "Right promotions"):
         assert label in text
@@ -121,7 +121,7 @@ def test_how_it_was_made_with_failures_counted_and_text_escaped(rich):
 
 
 def test_few_trials_give_sentences_in_place_of_figures(poor):
-    assert poor.count("No figure: ") == 4 and len(images(poor)) == 8
+    assert poor.count("No figure: ") == 4 and len(images(poor)) == 9
     assert "at least 4 successful rows" in poor
     assert "must have a pair of configurations, both tried at the same two depths" in poor
     assert "no successful training of the published default" in poor

@@ -31,7 +31,7 @@ def test_the_default_is_the_published_one():
     assert to_spec(default) == ShiftSpec("PS", 5, 16, 16, "deterministic")
 
 
-@pytest.mark.parametrize("name", ["published", "extended", "integer"])
+@pytest.mark.parametrize("name", ["published", "extended", "integer", "int8"])
 def test_samples_respect_bounds_and_conditions_and_are_json_safe(name):
     space = dsnn_space(20, epochs=10, min_epochs=2, seed=1, space=name)
     for configuration in space.sample_configuration(200):

@@ -53,6 +53,28 @@ def test_the_row_holds_columns_of_the_table(digits):
     assert "energy_measured_kwh" not in row and "test_accuracy" not in row
 
 
+def test_what_int8_cannot_hold_is_told_and_not_measured(digits):
+    pytest.importorskip("openvino", reason="the extra `deploy` is not installed")
+    pytest.importorskip("onnxscript", reason="the extra `deploy` is not installed")
+    row, _, _ = run_trial(POINT, digits, RECIPE, exported_to="openvino")
+    assert row["status"] == "SUCCESS" and row["exported_to"] == "openvino"
+    assert row["exported_refused"] == (
+        "layer 'conv1': has 32 activation bits, form='qdq' holds at most 8"
+    )
+    assert row["exported_latency_ms_per_image"] is None
+
+
+def test_an_exported_objective_is_refused_where_nothing_is_exported(digits, monkeypatch):
+    target = TargetFunction(digits, RECIPE, EnergyMeter("DEU"))
+    with pytest.raises(ValueError, match="exported_to=None: must be one of onnxruntime, openvino"):
+        target.check(["loss", "exported_latency_ms_per_image"])
+    with pytest.raises(ValueError, match="exported_to='tvm': must be one of onnxruntime"):
+        replace(target, exported_to="tvm")
+    monkeypatch.setattr("dsnn_utils.deploy.measure.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="exported_to='openvino': must have onnx, onnxscript, op"):
+        replace(target, exported_to="openvino")
+
+
 def test_depth_0_trains_the_plain_network_to_the_last_bit(digits):
     point = POINT | {"shift_depth": 0}
     _, network, _ = run_trial(point, digits, RECIPE, seed=3)

@@ -33,9 +33,17 @@ def test_ratios_and_p_values_are_those_of_the_paired_runs():
     tpe = table.loc[("p", "tpe")]
     assert tpe["over_random"] == pytest.approx(at["tpe"].mean() / at["random"].mean())
     assert tpe["smac_mf_over_it"] == pytest.approx(at["smac_mf"].mean() / at["tpe"].mean())
-    assert tpe["p"] == wilcoxon(at["smac_mf"], at["tpe"], alternative="greater").pvalue
+    assert tpe["p"] == wilcoxon(at["smac_mf"], at["tpe"]).pvalue
+    assert tpe["p_holm"] == 2 * tpe["p"] and tpe["better"] == "smac_mf"  # of two equal ones
+    assert np.isnan(table.loc[("p", "smac_mf"), "p_holm"])
     assert table["seeds"].tolist() == [8, 8, 8]
     assert table.loc[("p", "random"), "over_random"] == 1
+
+
+def test_each_problem_is_corrected_by_itself_and_few_seeds_tell_nothing():
+    table = compare_strategies(pd.concat([made_up(), made_up(5).assign(problem="q")]))
+    assert table.loc[("p", "tpe"), "p_holm"] == 2 * 2 / 2**8
+    assert table.loc[("q", "tpe"), "better"] == "cannot be told"  # 2 / 2**5 at best
 
 
 def test_only_seeds_both_have_are_compared():

@@ -17,6 +17,7 @@ from dsnn_utils.training import (
     ImageSet,
     evaluate,
     load_dataset,
+    predict,
     seed_everything,
     train,
 )
@@ -346,6 +347,8 @@ def test_evaluate_is_the_mean_over_all_images(few):
     assert result["accuracy"] == (logits.argmax(1) == few.test.labels).double().mean().item()
     expected = F.cross_entropy(logits, few.test.labels).item()
     assert result["cross_entropy"] == pytest.approx(expected, rel=1e-5)
+    probabilities = predict(model, few.test, few, device="cpu")
+    torch.testing.assert_close(probabilities, logits.softmax(1))
     for batch_size in (1, 100, 1000):
         other = evaluate(model, few.test, few, batch_size=batch_size)
         assert other["cross_entropy"] == pytest.approx(result["cross_entropy"], rel=1e-5)
