@@ -6,12 +6,19 @@ runs every notebook of `notebooks/` in order and leaves the executed notebooks i
 `<out>/notebooks/` and an HTML page of each in `<out>/report/`. papermill does the executing; what
 is added here is what it lets pass: unknown parameter names, values of the wrong type (YAML reads
 `1e-3` as text), a kernel that starts in the caller's folder, a missing output folder.
+
+    python -m dsnn_utils.runner 03_multi_fidelity_search 04_pareto_analysis --seeds 0:4 --out runs/x
+
+runs every notebook that has a parameter `seed` under each seed, in `<out>/seed0` and so on, and the
+others once, on all seeds together.
 """
 
 import argparse
 import logging
 import os
 import re
+import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -19,6 +26,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from dsnn_utils.checks import check_integer, require
 from dsnn_utils.parameters import (
     all_notebooks,
     assign,
@@ -27,12 +35,15 @@ from dsnn_utils.parameters import (
     load_profile,
 )
 from dsnn_utils.paths import project_root
+from dsnn_utils.runs.directory import seed_dir
 
 # papermill, nbformat and nbconvert take seconds to import: they are imported where they are used.
 
 # PYTHONHASHSEED: SMAC's local search iterates over sets, so the same seed gives different runs
 # without it. The other one silences the debugger's remark on frozen modules.
 _KERNEL_ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+
+_GRACE_S = 5.0  # for an interrupted kernel to end
 
 
 class NotebookFailed(RuntimeError):
@@ -211,7 +222,11 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        _run(options)
+        if options.seeds is None:
+            require(options.jobs == 1, f"jobs={options.jobs}: must be 1 without --seeds")
+            _run(options, _notebooks(options))
+        else:
+            _run_seeds(options)
     except (ValueError, NotebookFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -251,18 +266,158 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="replace the notebooks with the executed ones, normalised for committing",
     )
+    parser.add_argument(
+        "--seeds", help="run under several seeds: 0:4 (0, 1, 2, 3) or 0,1,7; each in OUT/seedN"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="seeds at once, which share the cores; sums in another order may change last digits",
+    )
     return parser
 
 
-def _run(options: argparse.Namespace) -> None:
-    import nbformat
-    import pandas as pd
-
+def _notebooks(options: argparse.Namespace) -> list[Path]:
     notebooks = [_find(name) for name in options.notebooks] or all_notebooks()
     if not notebooks:
         raise ValueError(f"notebooks={str(project_root() / 'notebooks')!r}: must hold notebooks")
+    return notebooks
+
+
+def _out(options: argparse.Namespace) -> Path:
     out = options.out or project_root() / "runs" / Path(options.profile or "default").stem
-    out = Path(os.path.abspath(out))
+    return Path(os.path.abspath(out))
+
+
+def _run_seeds(options: argparse.Namespace) -> None:
+    """Run the notebooks with a parameter `seed` once per seed, the others once, on all of them.
+
+    A seed that fails does not stop the others; NotebookFailed at the end names it. Runs go on where
+    they were when the command is given again.
+    """
+    seeds, notebooks, out = _read_seeds(options.seeds), _notebooks(options), _out(options)
+    check_integer("jobs", options.jobs, 1)
+    require(not options.in_place, "in_place=True: must be left out with --seeds")
+    require("seed" not in dict(options.parameters), "seed: must be left out with --seeds")
+    _plan(options, notebooks, out)  # everything is checked before the first seed runs
+    single = [path for path in notebooks if "seed" in declared_parameters(path)]
+    joint = [path for path in notebooks if path not in single]
+    require(
+        single, f"seeds={options.seeds!r}: must be left out, no notebook here has a parameter seed"
+    )
+    _make_folder(out)
+    commands = {seed: _command(options, single, seed_dir(out, seed), seed) for seed in seeds}
+    failed = _run_commands(commands, out, options.jobs)
+    if failed:
+        left = f"; not run: {', '.join(path.stem for path in joint)}" if joint else ""
+        raise NotebookFailed(
+            f"failed under seeds {', '.join(map(str, failed))}{left}; the same command goes on"
+        )
+    if joint:
+        options.out, options.parameters = out, _declared(options, joint)
+        _run(options, joint)
+
+
+def _read_seeds(text: str) -> list[int]:
+    """The seeds that "0:4" (without the 4, as in Python) or "0,1,7" names."""
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    if found:
+        seeds = list(range(int(found[1]), int(found[2])))
+    else:
+        seeds = [int(part) for part in text.split(",")] if re.fullmatch(r"\d+(,\d+)*", text) else []
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(
+            f"seeds={text!r}: must be a range such as 0:4 (0, 1, 2, 3) or different integers such "
+            "as 0,1,7"
+        )
+    return seeds
+
+
+def _declared(options: argparse.Namespace, notebooks: list[Path]) -> list[tuple[str, str]]:
+    """Of the parameters of the command line those that one of the notebooks has."""
+    names = {name for path in notebooks for name in declared_parameters(path)}
+    return [(name, value) for name, value in options.parameters if name in names]
+
+
+def _command(options: argparse.Namespace, notebooks: list[Path], out: Path, seed: int) -> list[str]:
+    """The command that runs the notebooks under one seed."""
+    command = [sys.executable, "-m", "dsnn_utils.runner", *map(str, notebooks), "--out", str(out)]
+    if options.profile:
+        command += ["--profile", options.profile]
+    if options.timeout is not None:
+        command += ["--timeout", str(options.timeout)]
+    if options.no_html:
+        command += ["--no-html"]
+    for name, value in [*_declared(options, notebooks), ("seed", str(seed))]:
+        command += ["-p", name, value]
+    return command
+
+
+def _run_commands(commands: dict[int, list[str]], out: Path, jobs: int) -> list[int]:
+    """Run the command of each seed, so many at once; returns the seeds whose command failed.
+
+    What a command prints goes to `runner.log` of its run. An interrupt ends all of them.
+    """
+    environment = dict(os.environ)
+    if jobs > 1:
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
+    waiting, failed = list(commands), []
+    running: dict[int, tuple[float, subprocess.Popen]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                seed = waiting.pop(0)
+                log = seed_dir(out, seed) / "runner.log"
+                _make_folder(log.parent)
+                print(f"seed {seed}: started, prints to {log}", flush=True)
+                with open(log, "w", encoding="utf-8") as file:
+                    started = (
+                        time.monotonic(),
+                        subprocess.Popen(
+                            commands[seed], stdout=file, stderr=subprocess.STDOUT, env=environment
+                        ),
+                    )
+                running[seed] = started
+            time.sleep(0.2)
+            for seed in [s for s, (_, process) in running.items() if process.poll() is not None]:
+                begun, process = running.pop(seed)
+                duration_s = time.monotonic() - begun
+                if process.returncode:
+                    failed.append(seed)
+                    reason = _last_error(seed_dir(out, seed) / "runner.log")
+                    print(f"seed {seed}: failed after {duration_s:.0f} s: {reason}", flush=True)
+                else:
+                    print(f"seed {seed}: done in {duration_s:.0f} s", flush=True)
+    finally:
+        _end([process for _, process in running.values()])
+    return failed
+
+
+def _last_error(log: Path) -> str:
+    lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (errors or lines or ["it printed nothing"])[-1].removeprefix("error: ")
+
+
+def _end(processes: list[subprocess.Popen]) -> None:
+    """Interrupt what still runs: a terminal has done so already, another sender has not."""
+    deadline = time.monotonic() + _GRACE_S
+    while time.monotonic() < deadline and any(p.poll() is None for p in processes):
+        time.sleep(0.1)
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+    for process in processes:
+        process.wait()
+
+
+def _run(options: argparse.Namespace, notebooks: list[Path]) -> None:
+    import nbformat
+    import pandas as pd
+
+    out = _out(options)
     plan = _plan(options, notebooks, out)  # everything is checked before the first notebook runs
     _make_folder(out)
 

@@ -46,7 +46,7 @@ def summarise_run(run: Path, folders: Sequence[Path] | None = None) -> str:
         card = solution_card(trials, chosen, objectives)
     except ValueError as error:
         return "\n".join([*parts, f"<p>No front: {html.escape(str(error))}</p>"])
-    members = overview(pareto_front(trials, objectives)).reset_index()
+    members = overview(pareto_front(trials, objectives), objectives).reset_index()
     parts += ["<h2>Front</h2>", _image(figure), members.to_html(index=False, border=0, na_rep="")]
     parts += [f"<h2>Chosen network</h2>\n<p>{why}</p>", _rows(_network(card))]
     return "\n".join(parts)

@@ -517,6 +517,20 @@ def test_the_energy_of_a_real_run_is_that_of_its_networks():
     assert table.index[0] == "shift_depth" and table["optimizer"] == table["lr"] == 0
 
 
+def test_importance_says_where_a_forest_has_nothing_to_split():
+    rows = table([(0.1, 1e-6)] * 8).assign(latency_ms=[0.0] * 7 + [1e-200])
+    with pytest.raises(ValueError, match="at least 4 successful rows that differ in latency_ms"):
+        analysis.importance(rows, "latency_ms")
+
+
+def test_the_energy_of_somebody_elses_network_is_estimated():
+    rng = np.random.default_rng(0)
+    width = rng.uniform(1, 4, 40)
+    rows = table(np.column_stack([rng.uniform(0.1, 0.9, 40), 1e-6 * width])).assign(own_width=width)
+    found = analysis.importance(rows, ENERGY)  # the formula would not know of the width
+    assert found["hyperparameter"][0] == "own_width"
+
+
 def test_importance_for_energy_is_that_of_the_formula():
     rows = known_table(60).assign(seed=np.arange(60) % 3)
     depth, bits = rows["shift_depth"].agg(["min", "max"]), rows["weight_bits"].agg(["min", "max"])

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from base64 import b64encode
 from pathlib import Path
 
@@ -319,6 +320,90 @@ def test_runs_at_once_do_not_disturb_each_other(project):
     for i in range(2):
         executed = nbformat.read(project / "runs" / str(i) / "notebooks" / "n.ipynb", as_version=4)
         assert text_of(executed) == f"{i}\n"
+
+
+SEEDED = PARAMETERS + "seed: int = 0\n"
+
+
+def test_several_seeds_by_one_command(project, capsys):
+    write_notebook(
+        project / "notebooks" / "01_a.ipynb", "print(seed, epochs, run_dir)", parameters=SEEDED
+    )
+    write_notebook(project / "notebooks" / "02_b.ipynb", "print(lr, run_dir)")
+    arguments = ["--seeds", "1,4", "--jobs", "2", "--out", "runs/x", "--no-html"]
+    assert runner.main([*arguments, "-p", "epochs", "9", "-p", "lr", "0.5"]) == 0
+
+    folder = project / "runs" / "x"
+    for seed in (1, 4):
+        executed = folder / f"seed{seed}" / "notebooks" / "01_a.ipynb"
+        notebook = nbformat.read(executed, as_version=4)
+        assert text_of(notebook) == f"{seed} 9 runs/x/seed{seed}\n"
+    together = nbformat.read(folder / "notebooks" / "02_b.ipynb", as_version=4)
+    assert text_of(together) == "0.5 runs/x\n"  # once, on the folder of all seeds
+    assert not (folder / "notebooks" / "01_a.ipynb").exists()
+    shown = capsys.readouterr().out
+    assert shown.index("seed 4: started") < shown.index("seed 1: done in") < shown.index("02_b")
+
+
+def test_a_seed_that_fails_does_not_stop_the_others(project, capsys, monkeypatch):
+    write_notebook(project / "notebooks" / "01_a.ipynb", "1 / 0", parameters=SEEDED)
+    write_notebook(project / "notebooks" / "02_b.ipynb", "1 / 0")
+
+    def command(options, notebooks, out, seed):  # in place of a kernel
+        program = f"print('error: no way'); exit({seed == 1})"
+        return [sys.executable, "-c", program]
+
+    monkeypatch.setattr(runner, "_command", command)
+    assert runner.main(["--seeds", "0:3", "--out", "runs/x"]) == 1
+    shown = capsys.readouterr()
+    assert "error: failed under seeds 1; not run: 02_b; the same command goes on" in shown.err
+    assert "seed 1: failed after" in shown.out and "s: no way" in shown.out
+    assert "seed 2: done in" in shown.out
+
+
+def test_an_interrupt_ends_all_seeds(tmp_path, monkeypatch):
+    program = (
+        "import time\ntry:\n    print('runs', flush=True)\n    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    print('interrupted')"
+    )
+    logs = [tmp_path / f"seed{seed}" / "runner.log" for seed in (0, 5)]
+    pause, sent = time.sleep, []
+
+    def sleep(seconds):  # the interrupt comes while the runner waits
+        pause(seconds)
+        if not sent and all(log.exists() and "runs" in log.read_text() for log in logs):
+            sent.append(True)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner.time, "sleep", sleep)
+    monkeypatch.setattr(runner, "_GRACE_S", 0)
+    commands = {seed: [sys.executable, "-c", program] for seed in (0, 5, 6)}
+    with pytest.raises(KeyboardInterrupt):
+        runner._run_commands(commands, tmp_path, jobs=2)
+    assert [log.read_text() for log in logs] == ["runs\ninterrupted\n"] * 2
+    assert not (tmp_path / "seed6").exists()  # it had to wait
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "3:3"], "seeds='3:3': must be a range such as 0:4"),
+        (["--seeds", "0,1,0"], "seeds='0,1,0': must be a range"),
+        (["--seeds", "-1"], "seeds='-1': must be a range"),
+        (["--seeds", "0:2", "--jobs", "0"], "jobs=0: must be an integer of at least 1"),
+        (["--jobs", "2"], "jobs=2: must be 1 without --seeds"),
+        (["--seeds", "0:2", "-p", "seed", "1"], "seed: must be left out with --seeds"),
+        (["--seeds", "0:2", "--in-place"], "in_place=True: must be left out with --seeds"),
+        (["--seeds", "0:2", "-p", "lr", "fast"], "lr='fast': must be a number"),
+        (["--seeds", "0:2", "02_b"], "no notebook here has a parameter seed"),
+    ],
+)
+def test_wrong_seeds_are_refused_before_any_runs(project, capsys, arguments, message):
+    write_notebook(project / "notebooks" / "01_a.ipynb", "1 / 0", parameters=SEEDED)
+    write_notebook(project / "notebooks" / "02_b.ipynb", "1 / 0")
+    assert runner.main([*arguments, "--out", "runs/x"]) == 1
+    assert message in capsys.readouterr().err
+    assert not (project / "runs" / "x").exists()
 
 
 def test_plain_papermill_understands_a_flat_profile(project):

@@ -1,6 +1,7 @@
 """The report of a run: notebook 4 as one page that opens offline, for runs rich and poor.
 
-Executing the notebook takes half a minute, so it is done twice, and the tests look at the pages.
+Executing the notebook takes up to half a minute, so it is done once for each kind of run, and the
+tests look at the pages.
 """
 
 import io
@@ -82,6 +83,22 @@ def poor(tmp_path_factory):
     return write_report(copy_run(tmp_path_factory.mktemp("runs") / "poor", trials))
 
 
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """The page of a run of somebody's own target function, which returned a loss and a latency."""
+    trials = pd.read_csv(DEMO / "trials.csv")
+    known = [name for name in trials if "energy" in name or "emissions" in name or "gco2" in name]
+    unknown = dict.fromkeys([*known, "dataset", "model", "train_size", "val_accuracy"])
+    width = trials["trial"] % 3 + 1
+    trials = trials.assign(**unknown, own_width=width, latency_ms=width + trials["shift_depth"])
+    run = copy_run(tmp_path_factory.mktemp("runs") / "own", trials)
+    info = json.loads((run / "search.json").read_text())
+    settings = {n: v for n, v in info["settings"].items() if n not in ("data", "recipe")}
+    info["settings"] = settings | {"objectives": ["loss", "latency_ms"]}
+    (run / "search.json").write_text(json.dumps(info))
+    return write_report(run)
+
+
 def images(page: str) -> list[str]:
     sources = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', page)
     return [b64decode(source).decode() for source in sources]
@@ -127,6 +144,15 @@ def test_few_trials_give_sentences_in_place_of_figures(poor):
     assert "no successful training of the published default" in poor
     assert "0 of them failed" in poor and "taken by the rule knee" in poor
     assert "no test accuracies" in poor
+
+
+def test_a_target_function_of_ones_own_is_read_by_its_table(own):
+    assert "no network is built, trained or measured here: search.json has no data" in own
+    drawn = "".join(images(own))
+    for text in ("Latency (ms)", "Latency there (ms)", "Saved latency", "Own width", "Width"):
+        assert (text in drawn) == (text != "Own width"), text
+    assert "latency_ms" in own and "nan on nan" not in own
+    assert "One validation image is" not in own  # how many there were is not known
 
 
 def test_results_of_another_table_are_not_those_of_this_run(tmp_path):
