@@ -190,7 +190,7 @@ def test_a_field_of_the_recipe_may_differ_from_trial_to_trial():
         for share in (0.0, 0.0, 0.5)
     ]
     assert losses[0] == losses[1] != losses[2]
-    with pytest.raises(ValueError, match="label_smoothing=1.5: must be in"):
+    with pytest.raises(ValueError, match="label_smoothing=1.5: must be a number from 0"):
         run_trial(point | {"own_label_smoothing": 1.5}, data, recipe)
 
 
