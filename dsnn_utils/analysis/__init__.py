@@ -28,6 +28,7 @@ from dsnn_utils.analysis.influence import ablation_path, importance, partial_dep
 from dsnn_utils.analysis.trainings import (
     accuracy_by_format,
     learning_curves,
+    points_table,
     summarise_points,
 )
 
@@ -54,6 +55,7 @@ __all__ = [
     "pareto_front",
     "partial_dependence",
     "plausible_accuracies",
+    "points_table",
     "rank_agreement",
     "read_seed_configurations",
     "reference_point",

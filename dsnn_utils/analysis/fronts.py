@@ -36,7 +36,7 @@ def overview(rows: pd.DataFrame, objectives: Sequence[str] = ()) -> pd.DataFrame
         "activation bits": bits[0].astype(str) + " + " + bits[1].astype(str),
         "optimizer": rows["optimizer"],
         "lr": rows["lr"].map("{:.3g}".format),
-        "validation accuracy (%)": (100 * rows["val_accuracy"]).round(2),
+        "validation accuracy (%)": (100 * rows["val_accuracy"].astype(float)).round(2),
         "modelled energy (µJ/image)": (1e6 * rows[COMPUTE_ENERGY]).round(3),
         "with memory (µJ/image)": (1e6 * rows[ENERGY_WITH_MEMORY]).round(3),
     }

@@ -56,8 +56,10 @@ def _varying(trials: pd.DataFrame) -> list[str]:
 def summarise_points(trials: pd.DataFrame) -> pd.DataFrame:
     """A row per point: seeds, mean accuracy with the half-width of its 95 % interval, energy.
 
-    Half-widths are Student's t over the seeds, empty for a single one. Failed trainings are counted
-    in `failed` and otherwise left out, but their modelled energy is known. Sorted by it.
+    Half-widths are Student's t over the seeds, empty for a single one. With two seeds they may be
+    wider than accuracies can differ; `..._lowest` and `..._highest` are what was seen. Failed
+    trainings are counted in `failed` and otherwise left out, but their modelled energy is known.
+    Sorted by it.
     Raises ValueError for an empty table.
     """
     if trials.empty:
@@ -77,8 +79,43 @@ def summarise_points(trials: pd.DataFrame) -> pd.DataFrame:
                 n = max(len(good), 1)
                 quantile = stats.t.ppf(0.975, n - 1) if n > 1 else math.nan
                 row[f"{name}_half_width"] = quantile * good[name].std() / n**0.5
+                row[f"{name}_lowest"], row[f"{name}_highest"] = good[name].min(), good[name].max()
         rows.append(row)
     return pd.DataFrame(rows).sort_values(COMPUTE_ENERGY, kind="stable", ignore_index=True)
+
+
+def points_table(summary: pd.DataFrame) -> pd.DataFrame:
+    """A table of `summarise_points` for a page, with a row per point and few columns.
+
+    Of the hyperparameters those that differ, accuracies in per cent with the lowest and the highest
+    of several seeds, energies in units that a person reads: µJ per inference, mWh per training.
+    """
+    varying = [n for n in _varying(summary) if n != "origin"]
+    table = summary[varying].rename(columns=lambda name: name.replace("_", " "))
+    table["seeds"] = summary["seeds"].astype(str)
+    table["seeds"] += summary["failed"].map(lambda n: f" ({n} failed)" if n else "")
+    for name, kind in zip(ACCURACIES, ("validation", "test"), strict=True):
+        if name in summary and summary[name].notna().any():
+            table[f"{kind} accuracy (%)"] = (100 * summary[name]).round(1)
+            ends = (100 * summary[f"{name}_{end}"] for end in ("lowest", "highest"))
+            table[f"{kind}: lowest to highest"] = [
+                f"{low:.1f} to {high:.1f}" if low < high else ""
+                for low, high in zip(*ends, strict=True)
+            ]
+    for name, title in zip(MODELLED_ENERGIES, _MODELLED_TITLES, strict=True):
+        if name in summary:
+            table[title] = (1e6 * summary[name]).round(3)
+    if "energy_measured_kwh" in summary:
+        table["MEASURED training (mWh)"] = (1e6 * summary["energy_measured_kwh"]).round(1)
+    return table.set_index(summary["origin"])
+
+
+_MODELLED_TITLES = (
+    "MODELLED (µJ/image)",
+    "with memory (µJ/image)",
+    "qtools prices (µJ/image)",
+    "qtools, with memory (µJ/image)",
+)
 
 
 def accuracy_by_format(trials: pd.DataFrame) -> pd.DataFrame:

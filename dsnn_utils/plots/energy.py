@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from dsnn_utils.checks import require_columns
 from dsnn_utils.energy.emissions import BreakEven
@@ -24,6 +24,7 @@ from dsnn_utils.plots.style import (
     TWO_COLUMNS,
     VERMILION,
     DualFigure,
+    colours_of,
     legend_above,
     new_axes,
     plotly_figure,
@@ -47,8 +48,11 @@ def plot_break_even(results: Sequence[tuple[str, BreakEven]]) -> DualFigure:
         # Where inference has cost as much as the search, and where it is paid back.
         places = [cost / per_image, *(r.inferences for _, r in part if np.isfinite(r.inferences))]
         x = np.geomspace(min(places) / 100, max(places) * 100, 200)
-        axis.plot(x, cost + per_image * x, color=BLACK, lw=1.8, label="search, then chosen network")
-        for (name, result), colour in zip(part, CATEGORIES, strict=False):
+        colours = colours_of(["chosen", *(name for name, _ in part)])
+        label = "search, then chosen network"
+        axis.plot(x, cost + per_image * x, color=colours["chosen"], lw=2.2, label=label)
+        for name, result in part:
+            colour = colours[name]
             y = result.default_j_per_image
             axis.plot(x, y * x, color=colour, label=f"{name}: {_paid_back(result)}")
             if np.isfinite(result.inferences):
@@ -92,19 +96,33 @@ def plot_ways(summaries: Mapping[str, pd.DataFrame]) -> DualFigure:
     """Measured energy of one network computed in several ways, a panel per size of the batches.
 
     `summaries` are tables of `summarise_readings` over the same ways, each under its panel's title.
-    Whiskers are 95 % intervals; the figures at the bars are times.
+    Whiskers are 95 % intervals; the figures beside them are times. Axes are logarithmic if the
+    energies of a panel span more than a factor of 10.
     """
+    names = ["energy_measured_j_per_image", "half_width_j_per_image", "duration_s_per_image"]
     figure, axes = new_axes(TWO_COLUMNS, 3.2, 1, len(summaries), squeeze=False, sharey=True)
+    wide = any(t[names[0]].max() > 10 * t[names[0]].min() for t in summaries.values())
     for axis, (title, table) in zip(axes[0], summaries.items(), strict=True):
-        energy, half = table["energy_measured_j_per_image"], table["half_width_j_per_image"]
+        energy, half = (1e3 * table[name] for name in names[:2])
         place = np.arange(len(table))[::-1]
-        axis.barh(place, 1e3 * energy, color=SKY)
-        axis.errorbar(1e3 * energy, place, xerr=1e3 * half, fmt="none", ecolor=BLACK, lw=0.8)
-        for y, x, seconds in zip(place, energy + half, table["duration_s_per_image"], strict=True):
-            axis.annotate(f" {1e3 * seconds:.2g} ms", (1e3 * x, y), va="center", fontsize=7)
+        low = half.clip(upper=0.9 * energy)  # below zero there is nothing, and no logarithm
+        axis.errorbar(energy, place, xerr=[low, half], fmt="o", ms=5, color=BLUE, ecolor=BLACK,
+                      elinewidth=0.8, capsize=2)  # fmt: skip
+        for y, x, seconds in zip(place, energy + half, table[names[2]], strict=True):
+            axis.annotate(
+                f"{1e3 * seconds:.2g} ms", (x, y), (6, 0), textcoords="offset points",
+                va="center", fontsize=7,
+            )  # fmt: skip
         axis.set(xlabel="Measured energy (mJ per image)", title=title)
         axis.set_yticks(place, table.index)
-        axis.set_xlim(0, 1.25e3 * (energy + half).max())
+        axis.set_ylim(-0.6, len(table) - 0.4)
+        if wide:
+            axis.set_xscale("log")
+            first, last = (energy - low).min(), (energy + half).max()
+            axis.set_xlim(first / 1.3, last * (last / first) ** 0.3)
+            axis.xaxis.set_major_formatter("{x:g}")
+        else:
+            axis.set_xlim(0, 1.25 * (energy + half).max())
     data = pd.concat(summaries, names=["batches"]).reset_index()
     lowest = {
         title: table["energy_measured_j_per_image"].idxmin() for title, table in summaries.items()
@@ -142,7 +160,15 @@ def plot_energy_depth(readings: pd.DataFrame, modelled: pd.DataFrame) -> DualFig
     right.set(title="Modelled: hardware that shifts", ylabel="Modelled energy (µJ per image)")
     for axis in (left, right):
         axis.set(xlabel="Shift depth (layers)")
-        axis.set_ylim(0, 1.22 * axis.get_ylim()[1])
+        low, high = axis.dataLim.intervaly
+        if high > 10 * low > 0:
+            axis.set_yscale("log")
+            axis.set_ylim(low / 1.5, high * (high / low) ** 0.3)
+            axis.yaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_locator(NullLocator())
+        else:
+            axis.set_ylim(0, 1.22 * axis.get_ylim()[1])
         axis.xaxis.set_major_locator(FixedLocator(modelled["shift_depth"]))
         axis.legend(loc="upper right", ncols=2, columnspacing=1)
     data = measured.rename_axis("shift_depth").reset_index()
@@ -264,7 +290,8 @@ def plot_grids(
     if country not in set(rows["country"]):
         raise ValueError(f"country={country!r}: must be one of the table's countries")
     energy_kwh = (rows["emissions_gco2eq"] / rows["carbon_intensity_gco2eq_per_kwh"]).iloc[0]
-    label = f"Emissions of {energy_kwh:.3g} kWh (gCO₂eq)"
+    energy = f"{energy_kwh:.3g} kWh" if energy_kwh >= 0.1 else f"{1e3 * energy_kwh:.3g} Wh"
+    label = f"Emissions of {energy} (gCO₂eq)"
     shown = rows.index[rows["country"] == country].tolist()
     for place in rows.index[rows["country"].isin(named)]:
         if min(abs(place - other) for other in shown) > len(rows) / 15:

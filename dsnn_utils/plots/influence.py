@@ -56,7 +56,7 @@ def plot_importance(
         whiskers = np.abs([value - 100 * table["lowest"], 100 * table["highest"] - value])
         label = axis_label(objective)[0].split(" (")[0]
         axis.barh(y, value, height, color=CATEGORIES[i], label=label,
-                  xerr=whiskers if np.any(whiskers) else None,  # one run has no range
+                  xerr=whiskers if np.max(whiskers) > 1e-9 else None,  # one run has no range
                   error_kw={"lw": 0.8, "capsize": 1.5})  # fmt: skip
     axis.set_yticks(range(len(order)), [name_of(n).split(" (")[0] for n in order])
     axis.set(xlabel="Importance (% of variance)")

@@ -10,13 +10,12 @@ from matplotlib.ticker import MaxNLocator
 from dsnn_utils.plots.style import (
     BLACK,
     BLUE,
-    CATEGORIES,
     GREY,
+    NETWORKS,
     ONE_COLUMN,
-    ORANGE,
     TWO_COLUMNS,
-    VERMILION,
     DualFigure,
+    colours_of,
     legend_above,
     new_axes,
     styled,
@@ -32,7 +31,9 @@ def plot_rounding(values, power_of_two, fixed_point) -> DualFigure:
     x, *rounded = (np.asarray(a, dtype=float).ravel() for a in (values, power_of_two, fixed_point))
     figure, axes = new_axes(TWO_COLUMNS, 3.4, 2, 2, sharex=True, sharey="row", height_ratios=(2, 1))
     names = ("Power of two (weights)", "Fixed point (activations)")
-    for column, (name, y, colour) in enumerate(zip(names, rounded, (BLUE, ORANGE), strict=True)):
+    for column, (name, y, colour) in enumerate(
+        zip(names, rounded, (NETWORKS["Q"], NETWORKS["integer"]), strict=True)
+    ):
         top, bottom = axes[:, column]
         # The rounded values are constant on stretches: their ends draw everything.
         first = np.flatnonzero(np.diff(y, prepend=np.nan) != 0)
@@ -69,8 +70,8 @@ def plot_rounding_bias(fraction, nearest, stochastic, expected) -> DualFigure:
     jump = np.flatnonzero(np.diff(percent["nearest"]) > 0) + 1
     axis.plot(np.insert(x, jump, np.nan), np.insert(percent["nearest"], jump, np.nan), color=BLUE,
               label="nearest")  # fmt: skip
-    axis.plot(x, percent["expected"], color=ORANGE, label="stochastic, expected")
-    axis.plot(x, percent["stochastic"], "o", color=VERMILION, ms=2.5,
+    axis.plot(x, percent["expected"], color=GREY, label="stochastic, expected")
+    axis.plot(x, percent["stochastic"], "o", color=BLACK, ms=2.5,
               label="stochastic, drawn")  # fmt: skip
     axis.set(xlabel="Fractional part of log₂|w|", ylabel="Error relative to w (%)", xlim=(0, 1))
     legend_above(figure, axis.get_legend_handles_labels()[0])
@@ -159,7 +160,7 @@ def plot_weights(weights: Mapping[str, object], before: Mapping[str, object] | N
     """
     figure, axes = new_axes(TWO_COLUMNS, 2.2, 1, len(weights), squeeze=False)
     parts = []
-    for axis, name, colour in zip(axes[0], weights, CATEGORIES * 9, strict=False):
+    for axis, (name, colour) in zip(axes[0], colours_of(weights).items(), strict=True):
         arrays = [np.asarray(weights[name], dtype=float).ravel()]
         if before is not None:
             arrays.append(np.asarray(before[name], dtype=float).ravel())

@@ -6,9 +6,11 @@ are told apart with every common colour blindness.
 
 import functools
 import io
+import itertools
 import json
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,17 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PINK = (
 )
 CATEGORIES = (BLUE, ORANGE, GREEN, PINK, SKY, VERMILION, BLACK, YELLOW)
 GREY, LIGHT = "#6E6E6E", "#D9D9D9"
-DEFAULT_COLOUR = VERMILION
+#: One colour per kind of network, in every figure. The published default and the chosen network
+#: have their own in place of that of their kind.
+NETWORKS = {
+    "plain": BLACK,
+    "Q": BLUE,
+    "PS": ORANGE,
+    "integer": GREEN,
+    "default": VERMILION,
+    "chosen": PINK,
+}
+DEFAULT_COLOUR = NETWORKS["default"]
 RASTERISE_ABOVE = 1000  # marks; more of them would make an SVG too large
 # Viridis without its palest end, which is hard to see on white; dark is deep.
 DEPTH_COLOURS = LinearSegmentedColormap.from_list(
@@ -168,6 +180,37 @@ def _brightness(colour) -> float:
     """How bright a colour looks, 0..1 (ITU-R BT.601)."""
     red, green, blue, _ = colour
     return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def colours_of(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each named network: that of its kind, or a shade of it after the first one.
+
+    The kind is the word that a name begins with ("PS (kept weights)", "the plain network"), see
+    `NETWORKS`. Names without one get the colours that are left, in their order.
+    """
+    names = list(dict.fromkeys(names))
+    kinds = {n: re.match(rf"(?:the )?({'|'.join(NETWORKS)})\b", n) for n in names}
+    used = {NETWORKS[kind[1]] for kind in kinds.values() if kind}
+    others = itertools.cycle([c for c in CATEGORIES if c not in used] or CATEGORIES)
+    counts, found = dict.fromkeys(NETWORKS, 0), {}
+    for name, kind in kinds.items():
+        if kind:
+            found[name] = _shade(NETWORKS[kind[1]], counts[kind[1]])
+            counts[kind[1]] += 1
+        else:
+            found[name] = next(others)
+    return found
+
+
+def _shade(colour: str, number: int) -> str:
+    """The colour itself, then darker and lighter by turns; black only becomes lighter."""
+    shares = (0, 0.4, 0.6, 0.75) if colour == BLACK else (0, -0.5, 0.55, -0.75)
+    share = shares[number % len(shares)]
+    towards = 1.0 if share > 0 else 0.0
+    red, green, blue = (
+        (1 - abs(share)) * c + abs(share) * towards for c in mpl.colors.to_rgb(colour)
+    )
+    return mpl.colors.to_hex((red, green, blue)).upper()
 
 
 def legend_above(figure: Figure, handles: list) -> None:

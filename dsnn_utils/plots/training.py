@@ -1,5 +1,6 @@
 """Trainings over their epochs."""
 
+import itertools
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -14,12 +15,12 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from dsnn_utils.checks import require_columns
 from dsnn_utils.plots.style import (
     BLUE,
-    CATEGORIES,
     DEPTH_COLOURS,
     GREY,
     PLOTLY_AXIS,
     TWO_COLUMNS,
     DualFigure,
+    colours_of,
     depth_norm,
     heatmap,
     legend_above,
@@ -30,9 +31,7 @@ from dsnn_utils.plots.style import (
 
 
 @styled
-def plot_training(
-    histories: Mapping[str, Sequence[Mapping]], colours: Sequence[str] = CATEGORIES
-) -> DualFigure:
+def plot_training(histories: Mapping[str, Sequence[Mapping]]) -> DualFigure:
     """Loss and accuracy over the epochs of {name: history}, as `training.train` returns them."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
@@ -42,11 +41,13 @@ def plot_training(
     live = make_subplots(figure=live, rows=1, cols=2)
     tables = []
     panels = (("loss", "Cross entropy (nats)", 1), ("accuracy", "Accuracy (%)", 100))
-    for (name, history), colour in zip(histories.items(), tuple(colours) * 9, strict=False):
+    colours = colours_of(histories)
+    for (name, history), marker in zip(histories.items(), itertools.cycle("os^D"), strict=False):
+        colour = colours[name]
         table = pd.DataFrame(history)
         require_columns(table, ["epoch", "train_loss", "validation_loss"])
         tables.append(table.assign(run=name))
-        style = {"color": colour, "ms": 2.5, "marker": "o" if len(table) < 30 else None}
+        style = {"color": colour, "ms": 2.5, "marker": marker if len(table) < 30 else None}
         for column, (what, _, factor) in enumerate(panels):
             for part, dashes in (("validation", "-"), ("train", ":")):
                 y = factor * table[f"{part}_{what}"]
@@ -107,11 +108,10 @@ def plot_learning_curves(curves: pd.DataFrame) -> DualFigure:
         percent["point"] = percent["shift_depth"].map("depth {}".format)
         points = [f"depth {depth}" for depth in depths]
     if len(points) <= 8 and len(points) == curves["point"].nunique():
-        colours = sns.color_palette(CATEGORIES, len(points)).as_hex()
+        colours = colours_of(map(str, points))
     else:
         norm, depth = depth_norm(curves), percent.groupby("point")["shift_depth"].first()
-        colours = [mpl.colors.to_hex(DEPTH_COLOURS(norm(depth[point]))) for point in points]
-    colours = dict(zip(points, colours, strict=True))
+        colours = {p: mpl.colors.to_hex(DEPTH_COLOURS(norm(depth[p]))) for p in points}
     if 8 < curves["point"].nunique() <= 24:
         figure = _curve_panels(percent, points)
     else:

@@ -144,7 +144,9 @@ def finals_table(finals: pd.DataFrame, readings: pd.DataFrame | None = None) -> 
     """Measured and modelled energy of tested networks side by side, a row each, cheapest first.
 
     `finals` is the table of their trainings, `readings` that of `search.measure_points`. Column
-    names say which energy is which; intervals (95 %) are of the mean, over seeds or readings.
+    names say which energy is which; intervals (95 %) are of the mean, over seeds or readings, in
+    texts such as "90.07 ± 0.60". What has no interval has none in the text, what is not known an
+    empty one.
     Raises ValueError where two networks have the same label.
     """
     summary = summarise_points(finals).set_index("origin")
@@ -156,21 +158,28 @@ def finals_table(finals: pd.DataFrame, readings: pd.DataFrame | None = None) -> 
         "depth": network["shift_depth"],
         "weight bits": network["weight_bits"],
         "activation bits": bits,
-        "seeds": summary["seeds"],
-        "failed": summary["failed"],
-        "test accuracy (%)": 100 * summary["test_accuracy"],
-        "± (%)": 100 * summary["test_accuracy_half_width"],
-        "MODELLED inference (µJ/image)": 1e6 * summary[ENERGY_WITH_MEMORY],
+        "seeds": summary["seeds"].astype(str)
+        + summary["failed"].map(lambda n: f" ({n} failed)" if n else ""),
+        "test accuracy (%)": _with_intervals(
+            100 * summary["test_accuracy"], 100 * summary["test_accuracy_half_width"]
+        ),
+        "MODELLED inference (µJ/image)": (1e6 * summary[ENERGY_WITH_MEMORY]).round(2),
     }
     if readings is not None:
         measured = summarise_readings(readings, "origin").reindex(summary.index)
-        columns |= {
-            "MEASURED inference (mJ/image)": 1e3 * measured["energy_measured_j_per_image"],
-            "± (mJ/image)": 1e3 * measured["half_width_j_per_image"],
-        }
-    columns["MEASURED training (Wh)"] = 1e3 * summary["energy_measured_kwh"]
+        columns["MEASURED inference (mJ/image)"] = _with_intervals(
+            1e3 * measured["energy_measured_j_per_image"], 1e3 * measured["half_width_j_per_image"]
+        )
+    columns["MEASURED training (Wh)"] = _with_intervals(1e3 * summary["energy_measured_kwh"])
     table = pd.DataFrame(columns)
     return table.sort_values("MODELLED inference (µJ/image)", kind="stable")
+
+
+def _with_intervals(values: pd.Series, half_widths: pd.Series | None = None) -> pd.Series:
+    texts = values.map("{:.2f}".format)
+    if half_widths is not None:
+        texts += half_widths.map(lambda half: "" if pd.isna(half) else f" ± {half:.2f}")
+    return texts.where(values.notna(), "")
 
 
 INT4 = IntegerSpec(4, activation_integer_bits=2, activation_fraction_bits=2)

@@ -23,6 +23,7 @@ from dsnn_utils.energy import (
 )
 from dsnn_utils.energy.prices import MEMORY_PJ_PER_BIT
 from dsnn_utils.plots import explorer, front, style
+from dsnn_utils.plots.style import NETWORKS, colours_of
 from dsnn_utils.shift import build_model
 
 ENERGY = "energy_modelled_j_per_image"
@@ -586,7 +587,7 @@ def test_energy_over_depth_keeps_measured_and_modelled_apart(figures):
     left, right = figures["energy_depth"].static.axes
     assert left.get_ylabel() == "Measured energy (mJ per image)"
     assert right.get_ylabel() == "Modelled energy (µJ per image)"
-    assert left.get_ylim()[0] == right.get_ylim()[0] == 0
+    assert left.get_ylim()[0] == 0
     means = summarise_readings(DEPTH_READINGS)["energy_measured_j_per_image"]
     drawn_means = left.containers[0].lines[0].get_ydata().astype(float)
     np.testing.assert_allclose(drawn_means, 1e3 * means)
@@ -595,13 +596,47 @@ def test_energy_over_depth_keeps_measured_and_modelled_apart(figures):
     assert data["shift_depth"].tolist() == [0, 10, 20] and data["readings"].tolist() == [6] * 3
 
 
-def test_ways_have_a_bar_each_and_say_their_times(figures):
+def test_modelled_energy_over_more_than_a_decade_is_on_a_logarithmic_axis(figures):
+    left, right = figures["energy_depth"].static.axes
+    assert (left.get_yscale(), right.get_yscale()) == ("linear", "log")
+    low, high = right.get_ylim()
+    assert low < 1e6 * MODELLED[ENERGY].min() and high > 1e6 * MODELLED[ENERGY].max()
+    _, flat = plots.plot_energy_depth(DEPTH_READINGS, MODELLED.assign(**{ENERGY: 1e-4})).static.axes
+    assert flat.get_yscale() == "linear" and flat.get_ylim()[0] == 0
+
+
+def test_ways_have_a_mark_each_and_say_their_times_beside_the_whiskers(figures):
     left, right = figures["ways"].static.axes
-    widths = [bar.get_width() for bar in left.patches]
-    np.testing.assert_allclose(widths, 1e3 * WAYS["energy_measured_j_per_image"])
+    marks = left.containers[0].lines[0].get_xdata().astype(float)
+    np.testing.assert_allclose(marks, 1e3 * WAYS["energy_measured_j_per_image"])
     seconds = WAYS["duration_s_per_image"].iloc[0]
-    assert left.texts[0].get_text().strip() == f"{1e3 * seconds:.2g} ms"
-    assert len(right.patches) == 2 and len(figures["ways"].data) == 4
+    assert left.texts[0].get_text() == f"{1e3 * seconds:.2g} ms"
+    end = 1e3 * (WAYS["energy_measured_j_per_image"] + WAYS["half_width_j_per_image"]).iloc[0]
+    assert left.texts[0].xy[0] == pytest.approx(end) and left.texts[0].xyann[0] > 3  # points away
+    assert len(right.texts) == 2 and len(figures["ways"].data) == 4
+    assert left.get_xscale() == "linear"
+    wide = WAYS.assign(energy_measured_j_per_image=[0.001, 0.02], half_width_j_per_image=0.005)
+    (axis,) = plots.plot_ways({"wide": wide}).static.axes
+    assert axis.get_xscale() == "log"
+    (whiskers,) = axis.containers[0].lines[2]
+    assert min(end for segment in whiskers.get_segments() for end, _ in segment) > 0
+
+
+def test_a_network_has_one_colour_in_all_figures():
+    kinds = {"plain": "Q", "Q": "plain", "PS": "chosen", "the default": "integer"}
+    for name, other in kinds.items():  # whatever stands beside it, and in whichever order
+        assert colours_of([name, other])[name] == colours_of([other, name])[name]
+    colours = colours_of(["PS", "PS (kept)", "PS (both)", "PS (none)", "remedies", "Quick"])
+    assert len(set(colours.values())) == 6 and colours["PS (kept)"] not in NETWORKS.values()
+    assert NETWORKS["PS"] not in (colours["remedies"], colours["Quick"])
+    assert list(colours_of("abc").values()) == list(plots.CATEGORIES[:3])
+    curves = plots.plot_training({"PS": HISTORY, "plain": HISTORY}).static.axes[0].lines
+    drawn_colours = [line.get_color() for line in curves if line.get_label() in ("PS", "plain")]
+    assert drawn_colours == [NETWORKS["PS"], NETWORKS["plain"]]
+    names = ["Q", "plain", "PS"]
+    table = pd.concat([learning_curves_of(1).assign(point=name) for name in names])
+    live = plots.plot_learning_curves(table).interactive
+    assert [trace.line.color for trace in live.data] == [NETWORKS[name] for name in names]
 
 
 def test_noise_draws_each_reading_and_how_many_it_takes(figures):

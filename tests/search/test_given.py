@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from dsnn_utils import plots
-from dsnn_utils.analysis import accuracy_by_format, learning_curves, summarise_points
+from dsnn_utils.analysis import accuracy_by_format, learning_curves, points_table, summarise_points
 from dsnn_utils.runs import EXTENSIONS, read_trials
 from dsnn_utils.runs.columns import COMPUTE_ENERGY
 from dsnn_utils.search import (
@@ -167,6 +167,9 @@ def test_the_summary_has_students_interval(tmp_path):
     assert summary["val_accuracy"][0] == pytest.approx(0.701)
     half = stats.t.ppf(0.975, 2) * np.std([0, 0.001, 0.002], ddof=1) / math.sqrt(3)
     assert summary["test_accuracy_half_width"].tolist() == pytest.approx([half] * 3)
+    ends = summary.loc[0, ["val_accuracy_lowest", "val_accuracy_highest"]]
+    deep = trials[trials["shift_depth"] == 20]["val_accuracy"]
+    assert ends.tolist() == [deep.min(), deep.max()] and deep.nunique() == 3
     one = summarise_points(trials[trials["seed"] == 0])
     assert one["val_accuracy_half_width"].isna().all()
 
@@ -174,6 +177,23 @@ def test_the_summary_has_students_interval(tmp_path):
     failed = summarise_points(trials).set_index("shift_depth").loc[7]
     assert (failed["seeds"], failed["failed"]) == (0, 3) and np.isnan(failed["test_accuracy"])
     assert failed[COMPUTE_ENERGY] == summary[COMPUTE_ENERGY][1]  # is known without training
+
+
+def test_the_summary_for_a_page_has_units_that_a_person_reads(tmp_path):
+    trials = train_points(Target(), tmp_path, POINTS, [0, 1], 20)
+    table = points_table(summarise_points(trials.assign(energy_measured_kwh=4.2e-6)))
+    deep = trials[trials["shift_depth"] == 20]["val_accuracy"]
+    row = table[table["shift depth"] == 20].iloc[0]
+    assert row["validation accuracy (%)"] == round(100 * deep.mean(), 1) and row["seeds"] == "2"
+    ends = f"{100 * deep.min():.1f} to {100 * deep.max():.1f}"
+    assert row["validation: lowest to highest"] == (ends if deep.nunique() > 1 else "")
+    assert row["MEASURED training (mWh)"] == 4.2
+    energy = trials.loc[trials["shift_depth"] == 20, COMPUTE_ENERGY].iloc[0]
+    assert row["MODELLED (µJ/image)"] == pytest.approx(1e6 * energy, abs=1e-3)
+    failed = trials.assign(status=["DIVERGED"] * 3 + ["SUCCESS"] * (len(trials) - 3))
+    assert points_table(summarise_points(failed))["seeds"].str.contains("failed").any()
+    one = points_table(summarise_points(trials[trials["seed"] == 0]))
+    assert (one["validation: lowest to highest"] == "").all()
 
 
 def test_learning_curves_name_each_point_by_what_differs():
