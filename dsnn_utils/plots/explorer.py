@@ -8,12 +8,14 @@ import torch
 from matplotlib.ticker import MaxNLocator
 
 from dsnn_utils.analysis.fronts import pareto_front
+from dsnn_utils.checks import require_choice
 from dsnn_utils.plots.style import (
     BLUE,
     DEFAULT_COLOUR,
     GREY,
     LIGHT,
-    ORANGE,
+    NETWORKS,
+    SKY,
     TWO_COLUMNS,
     DualFigure,
     axis_label,
@@ -42,13 +44,15 @@ def plot_format(
     energy_of: its modelled energy in J per image (arithmetic alone), see `search.energy_function`;
     trials: a table of trials of the same network. `data` of the figure is the energy by depth.
 
-    Raises ValueError for a depth beyond `max_depth` and for integer arithmetic.
+    Raises ValueError for a depth beyond `max_depth`, for integer arithmetic and for types of one's
+    own.
     """
     spec, depth = to_spec(point), int(point["shift_depth"])
     if not 0 <= depth <= max_depth:
         raise ValueError(f"shift_depth={depth}: must be an integer from 0 to {max_depth}")
     if not isinstance(spec, ShiftSpec):
         raise ValueError(f"arithmetic={point['arithmetic']!r}: must be shift")
+    require_choice("shift_type", point["shift_type"], ("Q", "PS"))
     i, f = spec.activation_integer_bits, spec.activation_fraction_bits
     figure, axes = new_axes(TWO_COLUMNS, 4.2, 2, 2)
     w = torch.linspace(-1.25, 1.25, 2001)
@@ -60,8 +64,8 @@ def plot_format(
         weights = quantize_q(w, low)
     x = torch.linspace(-9, 9, 2001)
     bits = f"{point['shift_type']}, {spec.weight_bits} bits, down to $2^{{{low}}}$"
-    _stairs(axes[0, 0], w, weights, BLUE, "Weight", bits)
-    _stairs(axes[0, 1], x, fixed_point(x, i, f), ORANGE, "Activation", f"{i} + {f} bits")
+    _stairs(axes[0, 0], w, weights, NETWORKS[point["shift_type"]], "Weight", bits)
+    _stairs(axes[0, 1], x, fixed_point(x, i, f), SKY, "Activation", f"{i} + {f} bits")
 
     depths = np.arange(max_depth + 1)
     energies = np.array([energy_of({**point, "shift_depth": int(d)}) for d in depths])
