@@ -21,8 +21,9 @@ from bench_training import processor, random_dataset
 from torch import nn
 
 from dsnn_utils import ShiftSpec, convert_to_shift
+from dsnn_utils.limits import MULTI_FIDELITY, STRATEGIES
 from dsnn_utils.search import SearchSettings, make_fidelity
-from dsnn_utils.search.strategies import MULTI_FIDELITY, STRATEGIES, make_strategy
+from dsnn_utils.search.strategies import make_strategy
 from dsnn_utils.training import train
 
 TABLE = Path(__file__).parent / "results" / "growth.csv"

@@ -40,8 +40,9 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
+from dsnn_utils.limits import MULTI_FIDELITY
 from dsnn_utils.search import SearchSettings, energy_function, make_fidelity
-from dsnn_utils.search.strategies import MULTI_FIDELITY, make_strategy
+from dsnn_utils.search.strategies import make_strategy
 from dsnn_utils.shift import build_model
 from dsnn_utils.study import compare_strategies, read_digits_table
 from dsnn_utils.study.strategies import STRATEGY_ORDER, TABLES

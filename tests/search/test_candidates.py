@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from ConfigSpace import Constant
 
+from dsnn_utils.limits import SPACES
 from dsnn_utils.search import SearchSettings
 from dsnn_utils.search.candidates import BestCandidate
-from dsnn_utils.search.space import SPACES
 
 
 class Parabola:
