@@ -67,7 +67,8 @@ figures: environment
 notebooks: environment
 	@$(python) -m dsnn_utils.runner --in-place --no-html
 
-# Search strategies compared on known outcomes (an hour on one core); the results are committed.
+# Search strategies compared on known outcomes (hours on one core: --problems and
+# --strategies of the script take a part); the results are committed.
 bench-search: environment
 	@OMP_NUM_THREADS=1 $(python) tests/benchmarks/bench_search.py
 

@@ -14,7 +14,7 @@ from smac.acquisition.maximizer import AbstractAcquisitionMaximizer
 
 from dsnn_utils.search.acquisition import conditions_of_vectors, inactive_in_the_middle
 
-RANDOM, NEIGHBOURS, CROSSOVERS = 2000, 1000, 1000  # candidates of each kind
+RANDOM, NEIGHBOURS, CROSSOVERS = 500, 1500, 2000  # candidates of each kind
 STEP = 0.2  # standard deviation of a neighbour's step, as a share of the hyperparameter's range
 ORIGIN = "Acquisition Function Maximizer: Best Candidate"
 

@@ -95,7 +95,7 @@ def _strategy_panels(
         axis.get_legend().remove()
         seeds = part.groupby("strategy")["seed"].nunique()
         spread = f"{seeds.min()}" if seeds.nunique() == 1 else f"{seeds.min()} to {seeds.max()}"
-        axis.set_title(f"{title}: mean and standard error, {spread} seeds", fontsize=8)
+        axis.set_title(f"{title} ({spread} seeds)", fontsize=8)
         axis.set(xlabel=label, ylabel="")
         for name in [n for n in names if n in set(part["strategy"])]:
             runs = part[part["strategy"] == name].groupby("x")["hypervolume"]
@@ -111,7 +111,7 @@ def _strategy_panels(
             shown.add(name)
         live.update_xaxes(title=label, row=1, col=column, **PLOTLY_AXIS)
         live.update_yaxes(row=1, col=column, **PLOTLY_AXIS)
-    axes.flat[0].set_ylabel("Hypervolume (share\nof reference box)")
+    axes.flat[0].set_ylabel("Hypervolume (share of reference\nbox), mean and standard error")
     live.update_yaxes(title="Hypervolume (share of reference box)", row=1, col=1)
     legend_above(figure, handles)
     return DualFigure(figure, live, data, "Hypervolume over trials of search strategies")

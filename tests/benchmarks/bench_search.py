@@ -274,7 +274,7 @@ def print_ratios(results: pd.DataFrame, problem: str, marks=(15, 20, 30, 50, 100
     ratios = {
         mark: compare_strategies(results, mark)["over_random"]
         for mark in marks
-        if mark in set(results["trials"])
+        if mark in set(results.loc[results["strategy"] == "random", "trials"])
     }
     print(pd.DataFrame(ratios).droplevel("problem").round(3).to_string())
     last = results["trials"].max()
