@@ -70,7 +70,11 @@ def assert_agrees(network, x, path):
     clear = best[:, 0] - best[:, 1] > 0.1 * expected.std()
     for runtime in RUNTIMES:
         pytest.importorskip(runtime, reason=f"{runtime} is not installed")
-        found = load_onnx(path, runtime, 1).network(x)
+        try:
+            found = load_onnx(path, runtime, 1).network(x)
+        except ValueError as error:  # refused, and not wrong
+            assert "has no VNNI" in str(error) and not runtimes.has_vnni()
+            continue
         assert (found - expected).abs().mean() <= 0.02 * expected.std(), runtime
         assert torch.equal(found.argmax(1)[clear], expected.argmax(1)[clear]), runtime
 
