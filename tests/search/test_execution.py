@@ -77,6 +77,7 @@ def test_a_parallel_run_resumes_with_any_number_of_workers(strategy, tmp_path, s
     before = ""
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # the replay asks for something else
+        warnings.filterwarnings("ignore", "the target function has no energy_of")
         for n_workers, count in ((3, 9), (1, 17), (4, 22)):
             shuffled(n_workers, seed=count)
             with pytest.raises(KeyboardInterrupt):

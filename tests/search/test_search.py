@@ -176,6 +176,7 @@ def test_a_cut_run_resumes_to_the_same_table(strategy, tmp_path):
     (tmp_path / "trials.csv").write_text("".join(text.splitlines(keepends=True)[:17]))
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # the replay asks for what was recorded
+        warnings.filterwarnings("ignore", "the target function has no energy_of")
         resumed = run(tmp_path, strategy=strategy, evaluate=evaluate)
     assert (tmp_path / "trials.csv").read_text() == text
     pd.testing.assert_frame_equal(resumed, whole)
