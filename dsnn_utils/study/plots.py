@@ -79,7 +79,8 @@ def _strategy_panels(
     found = list(dict.fromkeys(data["strategy"]))
     names = [n for n in STRATEGY_ORDER if n in found]
     names += [n for n in found if n not in names]
-    colours = dict(zip(names, [*CATEGORIES, GREY] * 9, strict=False)) | {"smac_mf": BLACK}
+    free = [colour for colour in (*CATEGORIES, GREY) if colour != BLACK]
+    colours = dict(zip(names, free * 9, strict=False)) | {"smac_mf": BLACK}
     figure, axes = new_axes(TWO_COLUMNS, 2.9, columns=len(panels), squeeze=False)
     live = plotly_figure(height=420)
     live = make_subplots(1, len(panels), subplot_titles=list(panels), figure=live)
