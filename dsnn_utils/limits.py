@@ -4,6 +4,7 @@ The runner and the first cell of each notebook check against these before anythi
 and so do the classes and functions that take the same values.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from dsnn_utils.checks import check_integer, is_number, require, require_choice
@@ -99,13 +100,20 @@ CHOICES = {
     "strategy": STRATEGIES,
     "tracking_mode": TRACKING_MODES,
 }
+#: What was registered in this process, by the parameter that may name it: how each is made.
+REGISTERED: dict[str, dict[str, Callable]] = {"model": {}, "strategy": {}}
+
+
+def choices(name: str) -> tuple[str, ...]:
+    """What a parameter may be, those registered in this process last."""
+    return (*CHOICES[name], *REGISTERED.get(name, ()))
 
 
 def check_limits(**values) -> None:
     """ValueError naming the first value that is outside its range or none of its choices."""
     for name, value in values.items():
         if name in CHOICES:
-            require_choice(name, value, CHOICES[name])
+            require_choice(name, value, choices(name))
         else:
             check_range(name, value, RANGES[name])
 

@@ -35,6 +35,7 @@ from dsnn_utils.limits import (
     Range,
     check_budgets,
     check_rule,
+    choices,
 )
 from dsnn_utils.paths import project_root
 from dsnn_utils.runs.columns import (
@@ -229,7 +230,6 @@ def _within(limits: Range) -> _Allowed:
 
 #: What a parameter may be, by its name; of a list, each of its elements.
 _ALLOWED = {name: _within(limits) for name, limits in RANGES.items()}
-_ALLOWED |= {name: _one_of(names) for name, names in CHOICES.items()}
 _ALLOWED |= {
     "country": _Allowed(
         lambda value: value in _countries(), "a three-letter code known to CodeCarbon, as DEU"
@@ -302,6 +302,7 @@ def check_parameters(notebook: str | Path, parameters: Mapping) -> dict:
     values = {name: cast(name, value, declared[name]) for name, value in parameters.items()}
     if _is_ours(path):
         allowed = _ALLOWED | _ALLOWED_IN.get(path.stem, {})
+        allowed |= {name: _one_of(choices(name)) for name in CHOICES}
         for name, value in values.items():
             if isinstance(value, list):
                 _check_length(path.stem, name, value)

@@ -31,9 +31,11 @@ from dsnn_utils.plots.style import (
     bins_of,
     depth_norm,
     legend_above,
+    logarithmic,
     new_axes,
     plotly_figure,
     someone_looks,
+    spans_a_decade,
     styled,
 )
 from dsnn_utils.runs.rows import (
@@ -75,6 +77,7 @@ class _View:
         # Losses from a few per cent to pure chance are only legible on a logarithmic axis.
         low, high = min(self.marked_losses), max(self.marked_losses)
         self.log = not self.upward and 0 < 4 * low <= high
+        self.log_x = spans_a_decade(self.rows[x])
 
     def x(self, rows) -> np.ndarray:
         return self._x_factor * np.atleast_1d(rows[self.x_name]).astype(float)
@@ -124,9 +127,9 @@ def plot_front(
     Colour is shift depth, the marker the shift type. y: "loss" or "val_accuracy". With several
     seeds the line is the median front and the band spans what every and what at least one seed
     attains (with five seeds or more: 25 % and 75 % of them); the thin line is the front over all.
-    A loss axis is logarithmic if the front, default and chosen solution span a factor of 4 or more.
-    Else the static face leaves out trials far worse than those and says how many; the interactive
-    face has them all.
+    The energy axis is logarithmic if the trials span more than a decade, a loss axis if the front,
+    default and chosen solution span a factor of 4 or more. Else the static face leaves out trials
+    far worse than those and says how many; the interactive face has them all.
     """
     view = _View(trials, x, y, chosen)
     figure, axis = new_axes(width, 3.0 if width > 5 else 3.2)
@@ -172,6 +175,8 @@ def _draw_trials(axis, view: _View):
 
 def _focus(axis, view: _View) -> None:
     """Limit the view to what is marked and a margin of worse trials, and say what is left out."""
+    if view.log_x:
+        logarithmic(axis)
     if view.log:
         axis.set_yscale("log")
         axis.yaxis.set_major_locator(FixedLocator(LOG_TICKS))
@@ -308,7 +313,8 @@ def _interactive_front(view: _View, title: str | None):
         if row is not None:
             scatter(row.to_frame().T, name=label, legendgroup="front", marker=marker)
     figure.update_layout(legend={"groupclick": "toggleitem"})
-    figure.update_xaxes(title=view.x_label, **PLOTLY_AXIS)
+    scale = {"type": "log", "dtick": "D2"} if view.log_x else {"type": "linear"}  # 1, 2, 5, 10, ..
+    figure.update_xaxes(title=view.x_label, **scale, **PLOTLY_AXIS)
     figure.update_yaxes(title=view.y_label, type="log" if view.log else "linear", **PLOTLY_AXIS)
     if view.log:
         figure.update_yaxes(tickvals=LOG_TICKS, ticktext=[f"{tick:g}" for tick in LOG_TICKS])

@@ -26,8 +26,10 @@ from dsnn_utils.plots.style import (
     axis_label,
     heatmap,
     legend_above,
+    logarithmic,
     name_of,
     new_axes,
+    spans_a_decade,
     styled,
 )
 from dsnn_utils.runs.columns import COMPUTE_ENERGY
@@ -90,7 +92,8 @@ def plot_ablation(paths: Mapping[str, pd.DataFrame]) -> DualFigure:
 
     A bar per step, from the prediction before it to the one after, with the spread of the latter
     over the trees; diamonds are what the first and the last trial really had. R² is that of trials
-    the trees have not seen; a modelled energy is calculated.
+    the trees have not seen; a modelled energy is calculated. An axis over more than a decade is
+    logarithmic.
     """
     rows = max(len(path) for path in paths.values())
     figure, axes = new_axes(TWO_COLUMNS, 1.15 + 0.2 * rows, 1, len(paths), squeeze=False)
@@ -118,6 +121,8 @@ def plot_ablation(paths: Mapping[str, pd.DataFrame]) -> DualFigure:
         axis.set_xlabel(textwrap.fill(label, 26))
         axis.use_sticky_edges = False  # a bar may end at the edge, a diamond may not
         axis.margins(x=0.07)
+        if spans_a_decade(value):
+            logarithmic(axis)
     legend_above(figure, [
         Patch(fc=BLUE, label="improves"),
         Patch(fc=VERMILION, label="worsens"),

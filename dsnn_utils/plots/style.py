@@ -18,9 +18,11 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
+from matplotlib.ticker import LogLocator, NullLocator
 
 from dsnn_utils.runs.columns import OWN, split_unit
 
@@ -220,6 +222,19 @@ def legend_above(figure: Figure, handles: list) -> None:
     rows = int(np.ceil(len(handles) / fits))
     columns = int(np.ceil(len(handles) / rows))
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.2)
+
+
+def spans_a_decade(values: pd.Series) -> bool:
+    """Whether an axis for these values is logarithmic: all positive, and more than a factor 10."""
+    return bool(0 < 10 * values.min() < values.max())
+
+
+def logarithmic(axes: Axes) -> None:
+    """Make the x axis logarithmic, labelled at 1, 2 and 5 times powers of ten."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def depth_norm(rows: pd.DataFrame) -> Normalize:

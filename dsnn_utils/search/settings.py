@@ -8,7 +8,7 @@ from ConfigSpace import ConfigurationSpace
 from ConfigSpace.hyperparameters import Hyperparameter
 
 from dsnn_utils.checks import require_choice
-from dsnn_utils.limits import MULTI_FIDELITY, check_budgets, limited_integer
+from dsnn_utils.limits import MULTI_FIDELITY, check_budgets, choices, limited_integer
 from dsnn_utils.runs.columns import MODELLED_ENERGIES, check_objectives
 from dsnn_utils.runs.table import to_python
 from dsnn_utils.search.space import (
@@ -18,7 +18,7 @@ from dsnn_utils.search.space import (
     make_fidelity,
     without_inactive,
 )
-from dsnn_utils.search.strategies import known_strategies, make_strategy
+from dsnn_utils.search.strategies import make_strategy
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class SearchSettings:
     hyperparameters: Sequence[Hyperparameter] = ()
 
     def __post_init__(self):
-        require_choice("strategy", self.strategy, known_strategies())
+        require_choice("strategy", self.strategy, choices("strategy"))
         limited_integer("seed", self.seed)  # before ConfigSpace, which would not name it
         space = self._space()  # checks what else it is made from
         levels = self.levels  # checks fidelity and min_fidelity

@@ -28,14 +28,12 @@ from ConfigSpace import (
 )
 
 from dsnn_utils.checks import require, require_choice
-from dsnn_utils.limits import MULTI_FIDELITY, STRATEGIES
+from dsnn_utils.limits import MULTI_FIDELITY, REGISTERED, STRATEGIES, choices
 from dsnn_utils.runs.table import to_python
 from dsnn_utils.search.space import Fidelity, conditions_of
 
 if TYPE_CHECKING:  # a slow import, done where it is used
     from smac.runhistory import TrialInfo
-
-_OWN: dict[str, Callable] = {}
 
 
 def register_strategy(name: str, make: Callable) -> None:
@@ -53,12 +51,7 @@ def register_strategy(name: str, make: Callable) -> None:
         f"name={name!r}: must be a name of letters, digits and _, other than "
         f"{', '.join(STRATEGIES)}",
     )
-    _OWN[name] = make
-
-
-def known_strategies() -> tuple[str, ...]:
-    """The names of all strategies, those registered by `register_strategy` last."""
-    return (*STRATEGIES, *_OWN)
+    REGISTERED["strategy"][name] = make
 
 
 def make_strategy(
@@ -86,7 +79,7 @@ def make_strategy(
 
     Raises ValueError for an unknown name, and for budgets where the energy is not known.
     """
-    require_choice("strategy", name, known_strategies())
+    require_choice("strategy", name, choices("strategy"))
     if (fidelity is not None) != (name in MULTI_FIDELITY):
         raise ValueError(f"strategy={name!r}: takes a fidelity exactly if it is multi-fidelity")
     if budgets and energy_of is None:
@@ -112,8 +105,8 @@ def make_strategy(
         return Optuna(name, space, objectives, seed, n_initial)
     if name == "random":
         return RandomSearch(space, seed)
-    if name in _OWN:
-        return _OWN[name](space, objectives, seed, n_initial)
+    if name in REGISTERED["strategy"]:
+        return REGISTERED["strategy"][name](space, objectives, seed, n_initial)
     raise NotImplementedError(f"strategy {name!r} is listed and not built here")
 
 

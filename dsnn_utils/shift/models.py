@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsnn_utils.checks import require, require_choice
-from dsnn_utils.limits import MODELS, limited_integer
+from dsnn_utils.limits import MODELS, REGISTERED, choices, limited_integer
 
 
 def build_model(name: str, num_classes: int, in_channels: int = 3) -> nn.Module:
@@ -25,7 +25,7 @@ def build_model(name: str, num_classes: int, in_channels: int = 3) -> nn.Module:
     check_model(name)
     num_classes = limited_integer("num_classes", num_classes)
     in_channels = limited_integer("in_channels", in_channels)
-    return _BUILDERS[name](num_classes, in_channels)
+    return (_BUILDERS | own_models())[name](num_classes, in_channels)
 
 
 def register_model(name: str, build: Callable[[int, int], nn.Module]) -> None:
@@ -39,17 +39,17 @@ def register_model(name: str, build: Callable[[int, int], nn.Module]) -> None:
         isinstance(name, str) and name.isidentifier() and name not in MODELS,
         f"name={name!r}: must be a name of letters, digits and _, other than {', '.join(MODELS)}",
     )
-    _BUILDERS[name] = build
+    REGISTERED["model"][name] = build
 
 
 def check_model(name: str) -> None:
     """ValueError for a network that is neither in MODELS nor registered."""
-    require_choice("model", name, _BUILDERS)
+    require_choice("model", name, choices("model"))
 
 
 def own_models() -> dict[str, Callable[[int, int], nn.Module]]:
     """The networks registered by `register_model`."""
-    return {name: build for name, build in _BUILDERS.items() if name not in MODELS}
+    return REGISTERED["model"]
 
 
 def _resnet20(num_classes: int, in_channels: int) -> nn.Module:

@@ -14,6 +14,8 @@ from torch import nn
 
 from dsnn_utils import ShiftConv2d, ShiftSpec, analysis, convert_to_shift, plots, study
 from dsnn_utils.energy import modelled_energy
+from dsnn_utils.limits import REGISTERED
+from dsnn_utils.parameters import all_notebooks, check_parameters
 from dsnn_utils.runs import read_settings, read_trials
 from dsnn_utils.search import (
     Recipe,
@@ -28,7 +30,7 @@ from dsnn_utils.search import (
     run_trial,
     space_table,
 )
-from dsnn_utils.shift import build_model, models, quantize_q, register_model, register_shift_type
+from dsnn_utils.shift import build_model, quantize_q, register_model, register_shift_type
 from dsnn_utils.shift import specs as shift_specs
 from dsnn_utils.training import load_dataset
 from tests.search.test_search import Known, run, synthetic
@@ -200,7 +202,8 @@ def test_a_field_of_the_recipe_may_differ_from_trial_to_trial():
 @pytest.fixture
 def forget(monkeypatch):
     """What is registered in a test is forgotten after it."""
-    monkeypatch.setattr(models, "_BUILDERS", dict(models._BUILDERS))
+    monkeypatch.setitem(REGISTERED, "model", {})
+    monkeypatch.setitem(REGISTERED, "strategy", {})
     monkeypatch.setattr(shift_specs, "_ROUNDED_BY", dict(shift_specs._ROUNDED_BY))
 
 
@@ -229,6 +232,17 @@ def test_a_network_of_ones_own_has_its_energy_known_by_one_call(forget, tmp_path
         network = build_network(row, data, recipe, seed=0)
         energy = modelled_energy(network, shape).energy_modelled_j_per_image
         assert row["energy_modelled_j_per_image"] == pytest.approx(energy)
+
+
+def test_notebooks_take_what_was_registered_before_their_first_cell(forget):
+    search = next(path for path in all_notebooks() if path.name.startswith("03_"))
+    own = {"model": "tiny", "strategy": "mine"}
+    for name in own:
+        with pytest.raises(ValueError, match=f"{name}='{own[name]}': must be one of"):
+            check_parameters(search, {name: own[name]})
+    register_model("tiny", tiny)
+    register_strategy("mine", FirstOnly)
+    assert check_parameters(search, own) == own
 
 
 def test_names_that_are_taken_or_unknown_are_refused(forget):
@@ -305,7 +319,7 @@ class FirstOnly:
 
 
 def test_a_strategy_of_ones_own_searches_beside_the_others(monkeypatch, tmp_path):
-    monkeypatch.setattr("dsnn_utils.search.strategies._OWN", {})
+    monkeypatch.setitem(REGISTERED, "strategy", {})
     made = []
     register_strategy("first_only", lambda *how: made.append(FirstOnly(*how)) or made[-1])
     trials = run(tmp_path / "own", strategy="first_only", n_trials=14)
@@ -329,6 +343,6 @@ def test_a_point_with_an_unknown_name_stops_the_search(monkeypatch, tmp_path):
         def ask(self):
             return self.point | {"width": 2}, "model"
 
-    monkeypatch.setattr("dsnn_utils.search.strategies._OWN", {"wrong": Wrong})
+    monkeypatch.setitem(REGISTERED, "strategy", {"wrong": Wrong})
     with pytest.raises(ValueError, match=r"point \['width'\]: must be hyperparameters"):
         run(tmp_path, strategy="wrong", n_trials=14)
