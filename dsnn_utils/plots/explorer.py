@@ -19,6 +19,7 @@ from dsnn_utils.plots.style import (
     TWO_COLUMNS,
     DualFigure,
     axis_label,
+    name_of,
     new_axes,
     someone_looks,
     styled,
@@ -101,13 +102,19 @@ def explore(
     import ipywidgets
     from IPython.display import display
 
+    def labelled(name: str) -> dict:
+        # The usual width cuts off all that tells the two sliders of activations apart.
+        wide = {"style": {"description_width": "170px"}, "layout": {"width": "420px"}}
+        return {"value": point[name], "description": name_of(name)} | wide
+
     def slider(name: str, low: int, high: int):
         # A new format takes a moment to count: drawn when the slider is let go.
-        return ipywidgets.IntSlider(point[name], low, high, continuous_update=False)
+        ends = {"min": low, "max": high, "continuous_update": False}
+        return ipywidgets.IntSlider(**labelled(name), **ends)
 
     return ipywidgets.interactive(
         lambda **moved: display(plot_format({**point, **moved}, energy_of, max_depth, trials)),
-        shift_type=ipywidgets.ToggleButtons(options=["Q", "PS"], value=point["shift_type"]),
+        shift_type=ipywidgets.Dropdown(options=["Q", "PS"], **labelled("shift_type")),
         shift_depth=slider("shift_depth", 0, max_depth),
         weight_bits=slider("weight_bits", 2, 8),
         activation_integer_bits=slider("activation_integer_bits", 2, 16),

@@ -950,6 +950,6 @@ def test_explorer_has_a_slider_for_each_choice_and_is_a_picture_elsewhere(monkey
     )
     widget = plots.explore(*state)
     sliders = {slider.description: slider for slider in widget.children[:-1]}
-    assert set(sliders) > {"shift_depth", "weight_bits"} and len(sliders) == 5
-    sliders["weight_bits"].value = 8 if POINT["weight_bits"] != 8 else 2
-    assert drawn[-1] == sliders["weight_bits"].value
+    assert set(sliders) > {"Shift depth", "Weight bits"} and len(sliders) == 5
+    sliders["Weight bits"].value = 8 if POINT["weight_bits"] != 8 else 2
+    assert drawn[-1] == sliders["Weight bits"].value
