@@ -139,6 +139,7 @@ FRESH.set_forkserver_preload(["dsnn_utils.search", "optuna", "distributed"])  # 
 def search_alone(run_dir, n_workers, n_trials, strategy):
     """What a process of its own runs; a trial takes about 20 ms."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if tests run with nohup
     os.fsync = lambda descriptor: None
     output = os.open(f"{run_dir}.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
