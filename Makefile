@@ -50,8 +50,10 @@ environment:
 demo: environment
 	@$(python) -m dsnn_utils.runner --profile demo --out runs/demo
 
+# Each file of tests stays in one process, since its tests share executed notebooks. A process takes
+# 2 GB, so there are four at most.
 test: environment
-	@PYTHONHASHSEED=0 $(python) -m pytest
+	@PYTHONHASHSEED=0 $(python) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 report: environment
 	@$(python) -m dsnn_utils.report "$(or $(RUN),runs/demo)"
