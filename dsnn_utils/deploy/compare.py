@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -65,7 +66,8 @@ def ways_to_compute(
 
     The files for the runtimes go into `folder`. `images` (normalised, a few hundred) are what
     int8 after training is calibrated on. The names say network, arithmetic and runtime; those of a
-    runtime that is not installed are left out.
+    runtime that is not installed are left out, and with a warning those that a runtime cannot
+    compute exactly on this processor.
     """
     folder = Path(folder)
     channels_last = copy.deepcopy(plain.network)
@@ -90,4 +92,6 @@ def ways_to_compute(
                 ways[f"{name}, {title}"] = load_onnx(path, runtime).network
             except ModuleNotFoundError:
                 continue
+            except ValueError as refusal:
+                warnings.warn(f"{name}, {title}: left out, {refusal}", stacklevel=2)
     return ways

@@ -50,6 +50,22 @@ def test_every_way_computes_one_of_the_two_networks(pair, tmp_path):
             assert same >= (0.95 if "after training" in name else 0.995), name
 
 
+def test_a_runtime_that_refuses_is_left_out_with_its_reason(pair, tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript", reason="the extra `deploy` is not installed")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    saved, plain, images = pair
+
+    def without_vnni(path, runtime):
+        if runtime == "openvino" and path.name == "codes.onnx":
+            raise ValueError("this processor has no VNNI")
+        return plain
+
+    monkeypatch.setattr(compare, "load_onnx", without_vnni)
+    with pytest.warns(UserWarning, match="codes int8, OpenVINO: left out, this processor has no V"):
+        ways = ways_to_compute(saved, plain, images, tmp_path)
+    assert "trained codes int8, OpenVINO" not in ways and len(ways) == 8
+
+
 def test_without_the_extra_pytorch_remains(pair, tmp_path, monkeypatch):
     def missing(*_):
         raise ModuleNotFoundError("onnx")
