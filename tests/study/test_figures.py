@@ -52,7 +52,9 @@ def test_runs_say_how_they_were_made(run):
     missing = len(trials) < sum(one["n_trials"] for one in infos)
     assert not missing or "interrupted" in (run / "README.md").read_text()
     assert trials["duration_s"].sum() > 0
-    assert len(pareto_front(trials)) >= (2 if len(trials) > 3 else 1)  # one may dominate the rest
+    # One network may dominate a few, or all those of one activation format.
+    energies = trials["energy_modelled_j_per_image"].nunique()
+    assert len(pareto_front(trials)) >= (2 if energies > 2 and len(trials) > 3 else 1)
 
 
 def test_runs_are_put_together(tmp_path):
