@@ -365,7 +365,9 @@ def test_a_seed_that_fails_does_not_stop_the_others(project, capsys, monkeypatch
 
 def test_an_interrupt_ends_all_seeds(tmp_path, monkeypatch):
     program = (
-        "import time\ntry:\n    print('runs', flush=True)\n    time.sleep(60)\n"
+        # Processes of parallel tests ignore it, and so would their children.
+        "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "try:\n    print('runs', flush=True)\n    time.sleep(60)\n"
         "except KeyboardInterrupt:\n    print('interrupted')"
     )
     logs = [tmp_path / f"seed{seed}" / "runner.log" for seed in (0, 5)]
