@@ -122,7 +122,7 @@ def plot_ablation(paths: Mapping[str, pd.DataFrame]) -> DualFigure:
         axis.use_sticky_edges = False  # a bar may end at the edge, a diamond may not
         axis.margins(x=0.07)
         if spans_a_decade(value):
-            logarithmic(axis)
+            logarithmic(axis, labelled=(1, 3))  # a narrow panel
     legend_above(figure, [
         Patch(fc=BLUE, label="improves"),
         Patch(fc=VERMILION, label="worsens"),

@@ -229,10 +229,10 @@ def spans_a_decade(values: pd.Series) -> bool:
     return bool(0 < 10 * values.min() < values.max())
 
 
-def logarithmic(axes: Axes) -> None:
-    """Make the x axis logarithmic, labelled at 1, 2 and 5 times powers of ten."""
+def logarithmic(axes: Axes, labelled: Sequence[int] = (1, 2, 5)) -> None:
+    """Make the x axis logarithmic, labelled at these multiples of powers of ten."""
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_locator(LogLocator(subs=labelled))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())
 
