@@ -155,7 +155,8 @@ def test_make_without_an_environment_creates_one_here():
 )
 def test_make_uses_the_active_environment(variables, used):
     commands = make("test", **variables)
-    assert f'"{used}/bin/python" -m pytest' in commands.splitlines()[-1]
+    start = f'PYTHONHASHSEED=0 "{used}/bin/python" -m pytest -n auto '
+    assert commands.splitlines()[-1].startswith(start)
 
 
 def test_ci_entry_runs_the_tests():

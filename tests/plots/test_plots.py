@@ -953,3 +953,12 @@ def test_explorer_has_a_slider_for_each_choice_and_is_a_picture_elsewhere(monkey
     assert set(sliders) > {"Shift depth", "Weight bits"} and len(sliders) == 5
     sliders["Weight bits"].value = 8 if POINT["weight_bits"] != 8 else 2
     assert drawn[-1] == sliders["Weight bits"].value
+
+
+def test_energies_over_more_than_a_decade_are_on_a_logarithmic_axis():
+    name = "energy_modelled_j_per_image"
+    wide = TRIALS.assign(**{name: TRIALS[name] ** 2 / TRIALS[name].min()})
+    for rows, scale in ((wide, "log"), (TRIALS, "linear")):
+        figure = plots.plot_front(rows)
+        assert figure.static.axes[0].get_xscale() == scale
+        assert figure.interactive.layout.xaxis.type == scale

@@ -39,7 +39,7 @@ from dsnn_utils.training import Diverged
 OBJECTIVES = ("loss", "energy_modelled_j_per_image")
 # Those whose libraries are installed: BoTorch is an extra.
 INSTALLED = [s for s in STRATEGIES if s != "qlognehvi" or find_spec("botorch")]
-SLOW = {"gp", "qlognehvi"}  # seconds a proposal: three of them have to do
+SLOW = {"gp", "qlognehvi"}  # a proposal takes seconds: tests make do with three
 SETTINGS = {field.name for field in fields(SearchSettings)}
 
 
@@ -52,7 +52,7 @@ def synthetic(point, seed):
     loss += 0.01 * depth * (0.2 * abs(point["weight_bits"] - 5) + 0.5) / point["data_fraction"]
     return {
         "loss": loss,
-        "val_accuracy": max(0.0, 1 - loss),  # an eighth of the data costs more than there is
+        "val_accuracy": max(0.0, 1 - loss),  # the loss may exceed 1
         "energy_modelled_j_per_image": energy * 1e-6,
         "dataset": "synthetic",
         "model": "none",
