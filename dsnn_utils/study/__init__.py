@@ -14,6 +14,7 @@ from dsnn_utils.study.strategies import compare_strategies, read_comparison, rea
 from dsnn_utils.study.tables import (
     cost_of_runs,
     finalists,
+    finalists_by_seed,
     finals_table,
     modelled_cost_kwh,
     price_claims,
@@ -30,6 +31,7 @@ __all__ = [
     "dominating_default",
     "final_values",
     "finalists",
+    "finalists_by_seed",
     "finals_table",
     "findings",
     "modelled_cost_kwh",

@@ -19,6 +19,7 @@ from dsnn_utils.runs.columns import (
     ACTIVATION_BITS,
     ENERGY_WITH_MEMORY,
     EXTENSIONS,
+    FORMAT,
     HYPERPARAMETERS,
     under_both_prices,
 )
@@ -32,6 +33,8 @@ from dsnn_utils.shift.models import build_model
 from dsnn_utils.shift.specs import IntegerSpec
 
 PARTS = ("curves", "formats", "finals", "grid", "fidelity", "transfer", "mobilenetv2")
+#: What makes a network, whatever trains it.
+NETWORK = ("shift_depth", "shift_type", *FORMAT, "rounding", *EXTENSIONS)
 DATA = {"cifar10": (50_000, (3, 32, 32)), "fashion_mnist": (60_000, (1, 28, 28))}
 
 
@@ -86,6 +89,32 @@ def _point(row: pd.Series) -> dict:
     names = [n for n in HYPERPARAMETERS if n not in ("epochs", "data_fraction", *published)]
     (record,) = to_records(row.reindex(names).to_frame().T.infer_objects())
     return {"label": None, **record}
+
+
+def finalists_by_seed(trials: pd.DataFrame, cost: str) -> list[dict]:
+    """The finalists of the second study: of each search those that rules pick from its front.
+
+    Points for notebook 7. The rules: the most accurate network, the most accurate with at most 50,
+    45 and 35 % of the energy `cost` of the published default, and the knee. What several rules or
+    seeds pick is one point, with all of them in its `label`. A point says what the network is; how
+    it is trained is up to the finals, and the same for all.
+    """
+    labels: dict[str, list[str]] = {}
+    points: dict[str, dict] = {}
+    for seed, run in trials.groupby("seed"):
+        front = pareto_front(run, ("loss", cost))  # by energy, so the last one errs least
+        budget = default_trial(run)[cost]
+        picked = {"most accurate": front}
+        for share in (50, 45, 35):
+            picked[f"within {share} %"] = front[front[cost] <= share / 100 * budget]
+        picked["knee"] = choose(run, "knee", ("loss", cost)).to_frame().T
+        for label, rows in picked.items():
+            if rows.empty:
+                continue
+            point = {name: v for name, v in _point(rows.iloc[-1]).items() if name in NETWORK}
+            points.setdefault(key := repr(point), point)
+            labels.setdefault(key, []).append(f"{label} (seed {seed})")
+    return [{"label": ", ".join(labels[key])} | point for key, point in points.items()]
 
 
 def cost_of_runs(folders: Sequence[str | Path]) -> pd.DataFrame:

@@ -60,6 +60,29 @@ def test_finalists_follow_their_rules_and_can_be_trained():
         assert row["lr"] in chosen
 
 
+def test_each_search_sends_what_its_rules_pick_to_the_second_finals():
+    searches = read_runs([project_root() / "figures" / "cifar10_study"])
+    points = study.finalists_by_seed(searches, ENERGY_WITH_MEMORY)
+    schedule = ("lr", "optimizer", "batch_size", "momentum", "weight_decay", "epochs")
+    assert not any(name in point for point in points for name in schedule)
+    bare = [{k: v for k, v in point.items() if k != "label"} for point in points]
+    assert all(point not in bare[:n] for n, point in enumerate(bare))  # none is trained twice
+    labels = [label for point in points for label in point["label"].split(", ")]
+    assert len(set(labels)) == len(labels)
+    for seed, run in searches.groupby("seed"):
+        assert {f"most accurate (seed {seed})", f"knee (seed {seed})"} <= set(labels)
+        good = run[run["status"] == "SUCCESS"]
+        limit = runs.default_trial(run)[ENERGY_WITH_MEMORY]
+        for rule, share in (("most accurate", 9), ("within 50 %", 0.5), ("within 45 %", 0.45)):
+            allowed = good[good[ENERGY_WITH_MEMORY] <= share * limit]
+            (point,) = (p for p in points if f"{rule} (seed {seed})" in p["label"].split(", "))
+            best = allowed[allowed["loss"] == allowed["loss"].min()]
+            same = best["weight_bits"].eq(point["weight_bits"])
+            assert (same & best["shift_depth"].eq(point["shift_depth"])).any()
+        assert f"within 35 % (seed {seed})" not in labels  # no network needs so little
+    assert len(complete_points(points, 20, 30)) == len(points)
+
+
 def test_the_committed_finalists_are_those_of_the_committed_search():
     search = project_root() / "figures" / "cifar10_study"
     energy = modelled_energy_among(read_settings(search)["objectives"])
