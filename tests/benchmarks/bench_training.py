@@ -6,11 +6,14 @@ Trains ResNet20 on random images of CIFAR-10's size: plain, Q and PS at full dep
 `training.train`, both also with everything that makes few bits hold, uniform integers, and with
 `--deepshift` (a checkout of github.com/mostafaelhoushi/DeepShift) the same network converted by
 DeepShift's own code, in float32 as that code needs it, with the same loop; with `--compiled` plain
-and Q through torch.compile too (minutes until the first step). All arms take turns within every
-round, so what else the machine does hits all of them; the ratios are of the medians over the
-rounds. Then: images per second and core with one thread, two threads, and two processes of one
-thread each; what dead weights cost in evaluation, the time of a conversion, of everything a trial
-does outside training and evaluation, and the memory CIFAR-10 takes. About six minutes on 2 cores.
+and Q through torch.compile too (minutes until the first step). Where the hardware computes in
+bfloat16, so do the networks, and plain in float32 is one more arm; elsewhere all are in float32,
+where a step takes several times as long. All arms take turns within every round, so what else the
+machine does hits all of them; the ratios are of the medians over the rounds. Then: images per
+second and core with one thread, two threads, and two processes of one thread each; what dead
+weights cost in evaluation, the time of a conversion, of everything a trial does outside training
+and evaluation, and the memory CIFAR-10 takes. About six minutes on 2 cores with bfloat16, longer
+without.
 """
 
 import argparse
@@ -31,6 +34,7 @@ from dsnn_utils import ShiftSpec, convert_to_shift, shiftable_layers
 from dsnn_utils.search import Recipe, published_default, run_trial
 from dsnn_utils.shift import IntegerSpec, build_model, convert_to_integer, kernels
 from dsnn_utils.training import Dataset, ImageSet, evaluate, train
+from dsnn_utils.training.loop import _bfloat16, resolve_device
 
 REMEDIES = {
     "weight_bits": 3,
@@ -68,6 +72,11 @@ def deepshift_network(checkout: Path, shift_type: str) -> torch.nn.Module:
     return network
 
 
+def native_precision() -> str:
+    """What "auto" means here."""
+    return "bfloat16" if _bfloat16("auto", resolve_device("auto")) else "float32"
+
+
 def seconds_per_step(network, dataset: Dataset, precision: str) -> float:
     """One epoch with everything `train` does: drawing, augmenting, forward, backward, update."""
     steps = len(dataset.train) // 128
@@ -79,20 +88,22 @@ def seconds_per_step(network, dataset: Dataset, precision: str) -> float:
 def print_training(rounds: int, steps: int, checkout: Path | None, compiled: bool) -> None:
     plain = build_model("resnet20", 10)
     depth = len(shiftable_layers(plain))
-    arms = {
-        "plain": (plain, "bfloat16"),
-        "Q": (convert_to_shift(plain, depth, ShiftSpec("Q")), "bfloat16"),
-        "PS": (convert_to_shift(plain, depth, ShiftSpec("PS")), "bfloat16"),
-        "Q, remedies": (convert_to_shift(plain, depth, ShiftSpec("Q", **REMEDIES)), "bfloat16"),
-        "PS, remedies": (convert_to_shift(plain, depth, ShiftSpec("PS", **REMEDIES)), "bfloat16"),
-        "integers": (convert_to_integer(plain, depth, IntegerSpec(**REMEDIES)), "bfloat16"),
-        "plain float32": (build_model("resnet20", 10), "float32"),
+    networks = {
+        "plain": plain,
+        "Q": convert_to_shift(plain, depth, ShiftSpec("Q")),
+        "PS": convert_to_shift(plain, depth, ShiftSpec("PS")),
+        "Q, remedies": convert_to_shift(plain, depth, ShiftSpec("Q", **REMEDIES)),
+        "PS, remedies": convert_to_shift(plain, depth, ShiftSpec("PS", **REMEDIES)),
+        "integers": convert_to_integer(plain, depth, IntegerSpec(**REMEDIES)),
     }
     if compiled:
-        arms |= {
-            f"{name}, compiled": (torch.compile(copy.deepcopy(arms[name][0])), "bfloat16")
+        networks |= {
+            f"{name}, compiled": torch.compile(copy.deepcopy(networks[name]))
             for name in ("plain", "Q")
         }
+    arms = {name: (network, "auto") for name, network in networks.items()}
+    if native_precision() == "bfloat16":
+        arms["plain float32"] = build_model("resnet20", 10), "float32"
     if checkout:
         arms |= {
             f"DeepShift {kind} float32": (deepshift_network(checkout, kind), "float32")
@@ -123,9 +134,9 @@ def images_per_second(kind: str, threads: int, steps: int, start_at: float = 0.0
     if kind != "plain":
         network = convert_to_shift(network, 20, ShiftSpec(kind))
     dataset = random_dataset(128 * steps)
-    seconds_per_step(network, dataset, "bfloat16")
+    seconds_per_step(network, dataset, "auto")
     time.sleep(max(0.0, start_at - time.time()))
-    return 128 / min(seconds_per_step(network, dataset, "bfloat16") for _ in range(3))
+    return 128 / min(seconds_per_step(network, dataset, "auto") for _ in range(3))
 
 
 def print_throughput(steps: int) -> None:
@@ -221,8 +232,9 @@ def main() -> None:
     one_pass = "compiled" if kernels._library() else "not compiled: no C compiler"
     print(
         f"{processor()} ({platform.machine()}), {os.cpu_count()} processors, load "
-        f"{os.getloadavg()[0]:.1f}; torch {torch.__version__}, {torch.get_num_threads()} threads; "
-        f"rounding of activations {one_pass}"
+        f"{os.getloadavg()[0]:.1f}; torch {torch.__version__}, {torch.get_num_threads()} threads, "
+        f"{native_precision()}; rounding of activations {one_pass}",
+        flush=True,
     )
     print_training(arguments.rounds, arguments.steps, arguments.deepshift, arguments.compiled)
     print_throughput(arguments.steps)
