@@ -140,26 +140,31 @@ class LossModel(AbstractModel):
     expected of them, so that the next proposal goes elsewhere.
     """
 
-    # Trainings between two searches for length scales: a search takes dozens of likelihoods with
-    # their gradients, a training with given scales takes one.
-    REFIT_EVERY = 5
+    # A search for length scales takes dozens of likelihoods with their gradients, a training with
+    # given scales takes one. So the next search is after 5 trainings, or after a twentieth of all
+    # trials if these are more, and it sees no more than 300 of them: its time grows with the cube
+    # of their number, its memory with the square, and it has a few dozen scales to find.
+    REFIT_EVERY, REFIT_SHARE, FITTED = 5, 20, 300
 
     def __init__(self, space: ConfigurationSpace, seed: int, conditions: Sequence[tuple] = ()):
         super().__init__(space, seed=seed)
         self._conditions = conditions_of_vectors(space, conditions)
         self._hyperparameters = list(space.values())
         self._kernel = None
-        self._trainings = 0
+        self._until_refit = 0
         self.pending = np.empty((0, len(space)))
 
     def _train(self, X, Y):
         inputs, losses = self._inputs(X), Y.ravel()
-        if self._kernel is None or self._trainings % self.REFIT_EVERY == 0:
+        if self._until_refit == 0:
             surrogate = LossSurrogate(self._kernel or LossSurrogate.start(inputs.shape[1]))
+            count = min(len(inputs), self.FITTED)
+            some = np.arange(count) * len(inputs) // count  # evenly, from the first trials on
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # a bound reached is no error
-                self._kernel = surrogate.fit(inputs, losses).kernel_
-        self._trainings += 1
+                self._kernel = surrogate.fit(inputs[some], losses[some]).kernel_
+            self._until_refit = max(self.REFIT_EVERY, len(inputs) // self.REFIT_SHARE)
+        self._until_refit -= 1
         self._surrogate = LossSurrogate(self._kernel, optimizer=None).fit(inputs, losses)
         if len(self.pending):
             # "Kriging believer": taken for observed, the expected loss leaves the mean as it is and

@@ -12,6 +12,7 @@ import pytest
 from dsnn_utils.energy import modelled_energy
 from dsnn_utils.search import dsnn_space, energy_function, make_fidelity, published_default, to_spec
 from dsnn_utils.search.acquisition import (
+    LossModel,
     LossSurrogate,
     expected_hypervolume_improvement,
     expected_improvement,
@@ -111,6 +112,32 @@ def test_the_prior_of_the_surrogate_has_the_right_gradient():
     for index, step in enumerate(1e-5 * np.eye(5)):
         up, down = (surrogate.log_marginal_likelihood(theta + s) for s in (step, -step))
         assert gradient[index] == pytest.approx((up - down) / 2e-5, rel=1e-3, abs=1e-4)
+
+
+def test_length_scales_are_looked_for_now_and_then_among_some_trials(monkeypatch):
+    monkeypatch.setattr(LossModel, "FITTED", 30)
+    fit, searches = LossSurrogate.fit, {}
+    space = dsnn_space(20, 8, seed=0)
+    drawn = space.sample_configuration(150)
+    vectors = np.nan_to_num([c.get_array() for c in drawn], nan=0.5)
+    losses = vectors.mean(axis=1)
+
+    def noted(surrogate, inputs, outputs):
+        if surrogate.optimizer is not None:
+            searches[trials] = len(inputs), outputs.tolist()
+        return fit(surrogate, inputs, outputs)
+
+    monkeypatch.setattr(LossSurrogate, "fit", noted)
+    model = LossModel(space, seed=0)
+    for trials in [*range(10, 22), *range(140, 150)]:
+        model.train(vectors[:trials], losses[:trials])
+        assert len(model.losses) == trials  # what is predicted rests on all of them
+    assert list(searches) == [10, 15, 20, 143]  # the next after 143 // 20 trainings
+    assert [size for size, _ in searches.values()] == [10, 15, 20, 30]
+    assert searches[20][1] == losses[:20].tolist()
+    # Of many trials, early ones and late ones.
+    places = [losses.tolist().index(loss) for loss in searches[143][1]]
+    assert places[0] == 0 and places[-1] >= 135 and set(np.diff(places)) == {4, 5}
 
 
 def test_the_model_takes_over_after_the_initial_design():
