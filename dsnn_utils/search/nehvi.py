@@ -15,12 +15,8 @@ from ConfigSpace import Configuration, ConfigurationSpace
 from dsnn_utils.runs.table import to_python
 from dsnn_utils.search.space import conditions_of
 
-RESTARTS, RAW_SAMPLES, STEPS, FRONTS = (
-    4,
-    128,
-    50,
-    64,
-)  # of maximising the acquisition, and its draws
+# Of maximising the acquisition; and how many fronts are drawn.
+RESTARTS, RAW_SAMPLES, STEPS, FRONTS = 4, 128, 50, 64
 
 
 class QLogNEHVI:
