@@ -260,6 +260,9 @@ class SmacKnownEnergy(Smac):
         maximizer = BestCandidate(space, seed, self._conditions)
         own = {"model": self._model, "acquisition": self._improvement, "maximizer": maximizer}
         facade = _smac_facade(space, objectives, seed, n_initial, **own)
+        # SMAC predicts each trial by itself to find the best one, half of the time once there are
+        # hundreds. The hypervolume's improvement has no use for it.
+        facade._config_selector._get_x_best = lambda vectors: (vectors[0], 0.0)
         if self._budgets:
             for config in facade._config_selector._initial_design_configs:
                 config["epochs"] = self._budgets[0]
