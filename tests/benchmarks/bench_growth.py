@@ -5,7 +5,8 @@
 An epoch of a small shift network by its images and by its layers; what a strategy takes for asking
 and telling, all trials together, on the synthetic problem of `bench_search.py` (no training). An
 exponent of 1 is linear; it is fitted to the upper half of the sizes, where constant costs no longer
-hide it. A strategy stops after `--limit` seconds. The table stands in `results/growth.csv`.
+hide it. A strategy stops after `--limit` seconds. The table stands in `results/growth.csv`; a run
+replaces the rows that it measures.
 """
 
 import argparse
@@ -80,6 +81,13 @@ def exponent(cpu_s: dict[int, float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log([cpu_s[size] for size in sizes]), 1)[0])
 
 
+def write(rows: pd.DataFrame) -> None:
+    """Into the table, in place of what it knew of the same."""
+    known = pd.read_csv(TABLE)
+    other = known[~known["what"].isin(rows["what"])]
+    pd.concat([rows, other]).to_csv(TABLE, index=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=2000)
@@ -102,7 +110,7 @@ def main() -> None:
         what = f"search, {name}"
         rows += [{"what": what, "by": "trials", "size": n, "cpu_s": s} for n, s in cpu_s.items()]
         print(f"{what}, by trials up to {max(cpu_s)}: exponent {exponent(cpu_s):.2f}", flush=True)
-        pd.DataFrame(rows).round({"cpu_s": 3}).to_csv(TABLE, index=False)
+        write(pd.DataFrame(rows).round({"cpu_s": 3}))
 
 
 if __name__ == "__main__":
