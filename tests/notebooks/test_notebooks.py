@@ -151,7 +151,7 @@ def test_few_bits_train_with_the_remedies(run_dir):
     ids=["tpe", "epochs"],
 )
 def test_another_strategy_and_another_fidelity(parameters, tmp_path):
-    small = {"train_size": 150, "epochs": 2, "n_initial": 2, "n_trials": 8, "pause_after": 7}
+    small = {"train_size": 60, "epochs": 2, "n_initial": 2, "n_trials": 8, "pause_after": 7}
     parameters |= small | {"run_dir": str(tmp_path), "measure_energy": False}
     run_notebook(SEARCH, tmp_path / "out.ipynb", parameters, progress=False)
     trials = read_trials(tmp_path)
@@ -173,7 +173,6 @@ BAD = [
     ({"fidelity": "width"}, "fidelity='width': must be one of shift_depth"),
     ({"strategy": "grid"}, "strategy='grid': must be one of smac_mf"),
     ({"objectives": ["speed"]}, "objectives=['speed']: must be a list of one or more"),
-    ({"min_fidelity": 21}, "min_fidelity=21.0: must be an integer from 1 to 20"),
     ({"n_trials": 5}, "n_trials=5: must be an integer of at least"),
 ]
 
@@ -192,13 +191,6 @@ def test_a_run_directory_of_other_parameters_is_refused(run_dir, tmp_path):
     shutil.copytree(run_dir, tmp_path / "run")
     parameters = {"run_dir": str(tmp_path / "run"), "seed": 7, "measure_energy": False}
     with pytest.raises(NotebookFailed, match=r"belongs to a search with other settings.*seed=7"):
-        run_notebook(SEARCH, tmp_path / "out.ipynb", parameters, progress=False)
-
-
-def test_an_unwritable_run_directory(tmp_path):
-    (tmp_path / "file").write_text("not a directory")
-    parameters = {"run_dir": str(tmp_path / "file" / "run"), "measure_energy": False}
-    with pytest.raises(NotebookFailed, match="must be a directory that can be written"):
         run_notebook(SEARCH, tmp_path / "out.ipynb", parameters, progress=False)
 
 

@@ -193,10 +193,11 @@ def test_a_claim_that_holds_under_one_table_only_is_named():
 
 @pytest.mark.skipif("DSNN_CIFAR10" not in os.environ, reason="DSNN_CIFAR10 is not set")
 def test_a_committed_training_gives_its_row_again(pytestconfig):
-    """The best network of the grid that is shifted throughout, trained again (a minute or two)."""
-    run = project_root() / "figures" / "cifar10_grid"
+    """The best network with all remedies at 3 + 4 bits, trained again (a minute or two)."""
+    run = project_root() / "figures" / "cifar10_few_bits"
     settings, trials = read_settings(run), read_trials(run)
-    row = trials.loc[trials[trials["shift_depth"] == 20]["val_accuracy"].idxmax()]
+    fitting = trials["weight_bits"].eq(3) & (trials[list(runs.ACTIVATION_BITS)] == 2).all(axis=1)
+    row = trials.loc[trials[fitting & trials["origin"].eq("all")]["val_accuracy"].idxmax()]
     (point,) = to_records(row[list(HYPERPARAMETERS)].to_frame().T.infer_objects())
     where = {
         "name_or_path": os.environ["DSNN_CIFAR10"],
