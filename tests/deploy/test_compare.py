@@ -30,11 +30,17 @@ def pair(tmp_path_factory):
     return *found, images
 
 
-def test_every_way_computes_one_of_the_two_networks(pair, tmp_path):
+@pytest.fixture(scope="module")
+def ways(pair, tmp_path_factory):
+    """Every way to compute them, and the folder with the files of the runtimes."""
     pytest.importorskip("onnxscript", reason="the extra `deploy` is not installed")
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    saved, plain, images = pair
-    ways = ways_to_compute(saved, plain, images, tmp_path)
+    folder = tmp_path_factory.mktemp("ways")
+    return ways_to_compute(*pair, folder), folder
+
+
+def test_every_way_computes_one_of_the_two_networks(pair, ways):
+    (saved, plain, images), (ways, _) = pair, ways
     assert list(ways)[:3] == [
         "plain float32, PyTorch",
         "plain float32, PyTorch channels_last",
@@ -50,10 +56,8 @@ def test_every_way_computes_one_of_the_two_networks(pair, tmp_path):
             assert same >= (0.95 if "after training" in name else 0.995), name
 
 
-def test_a_runtime_that_refuses_is_left_out_with_its_reason(pair, tmp_path, monkeypatch):
-    pytest.importorskip("onnxscript", reason="the extra `deploy` is not installed")
-    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    saved, plain, images = pair
+def test_a_runtime_that_refuses_is_left_out_with_its_reason(pair, ways, monkeypatch):
+    (saved, plain, images), (_, folder) = pair, ways
 
     def without_vnni(path, runtime):
         if runtime == "openvino" and path.name == "codes.onnx":
@@ -61,9 +65,12 @@ def test_a_runtime_that_refuses_is_left_out_with_its_reason(pair, tmp_path, monk
         return plain
 
     monkeypatch.setattr(compare, "load_onnx", without_vnni)
+    # The files are there; writing them again takes a quarter of a minute.
+    monkeypatch.setattr(compare, "export_onnx", lambda network, path: path)
+    monkeypatch.setattr(compare, "quantize_after_training", lambda plain, images, path: path)
     with pytest.warns(UserWarning, match="codes int8, OpenVINO: left out, this processor has no V"):
-        ways = ways_to_compute(saved, plain, images, tmp_path)
-    assert "trained codes int8, OpenVINO" not in ways and len(ways) == 8
+        found = ways_to_compute(saved, plain, images, folder)
+    assert "trained codes int8, OpenVINO" not in found and len(found) == 8
 
 
 def test_without_the_extra_pytorch_remains(pair, tmp_path, monkeypatch):

@@ -137,9 +137,11 @@ def trained_like(name="resnet20", spec=None, images=8):
     change = convert_to_integer if isinstance(spec, IntegerSpec) else convert_to_shift
     network = change(network, len(shiftable_layers(network)), spec)
     x = torch.randn(images, 3, 32, 32)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 0.9  # in place of some twenty passes
     with torch.no_grad():
-        for _ in range(30):
-            network.train()(x)
+        network.train()(x)
     fit_activations(network, x)
     return network.eval(), x
 
@@ -151,11 +153,11 @@ def test_a_network_equals_the_emulation_to_the_last_bit():
 
 
 def test_a_batch_norm_of_a_multiplier_and_a_shift_differs_by_their_rounding():
-    network, x = trained_like()
+    network, x = trained_like(images=2)
     with torch.no_grad():
         expected = network(x)
         errors = []
-        for bits in (6, 10, 16):
+        for bits in (6, 16):
             found = with_integer_layers(network, "fixed_point", bits, 14)
             errors.append((found(x) - expected).abs().max().item())
             assert not [m for m in found.modules() if isinstance(m, nn.BatchNorm2d)]
