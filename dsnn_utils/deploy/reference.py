@@ -1,7 +1,7 @@
 """A trained network in integers: what hardware would do, written to be read and to check against.
 
 A layer of it takes the integers of its input, adds and shifts them, and has a sum in 64-bit
-integers. Between the layers stays what the network has there. Nothing of this is fast.
+integers. Between the layers stays what the network has there. This is not the way to run it fast.
 """
 
 import copy
@@ -40,6 +40,7 @@ class _Reference(QuantizedLayer):
     """What the four kinds of layer share: the arithmetic of `forward`."""
 
     batch_norm: "tuple[Tensor, Tensor, Tensor, int] | None" = None
+    sum_bits = 64  # that hold any sum of the layer
 
     def forward(self, x: Tensor) -> Tensor:
         codes = input_codes(self, x)
@@ -57,9 +58,13 @@ class _Reference(QuantizedLayer):
         return ((total * multiplier + offset) >> shift).to(x.dtype) * 2.0**-fraction_bits
 
     def _operation(self, codes: Tensor, weights: Tensor) -> Tensor:
+        # Sums of 53 bits are exact in float64 as well, for which PyTorch's CPU kernels are some ten
+        # times as fast. (Those of a GPU may transform their input first, and round.)
+        if self.sum_bits <= 53 and codes.device.type == "cpu":
+            codes, weights = codes.double(), weights.double()
         if isinstance(self, nn.Conv2d):
-            return self._conv_forward(codes, weights, None)
-        return F.linear(codes, weights)
+            return self._conv_forward(codes, weights, None).long()
+        return F.linear(codes, weights).long()
 
     def _of_channel(self, values):
         """A value per output channel, in a shape that broadcasts over the output."""
@@ -119,11 +124,11 @@ def with_integer_layers(
     pairs = batch_norms_behind_layers(result) if batch_norm == "fixed_point" else {}
     for name, layer in result.named_modules():
         if type(layer) in REFERENCE_CLASS:
-            bits = _sum_bits(layer)  # type: ignore[arg-type]
-            if name in pairs:
-                bits += multiplier_bits
+            sum_bits = _sum_bits(layer)  # type: ignore[arg-type]
+            bits = sum_bits + (multiplier_bits if name in pairs else 0)
             require(bits <= 63, f"layer {name!r}: its sums need {bits} bits, must be at most 63")
             layer.__class__ = REFERENCE_CLASS[type(layer)]
+            layer.sum_bits = sum_bits  # type: ignore[assignment]
     for name, norm in pairs.items():
         layer = result.get_submodule(name)
         constants = _fixed_point(layer, result.get_submodule(norm), multiplier_bits, fraction_bits)

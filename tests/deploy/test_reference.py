@@ -108,6 +108,15 @@ def test_an_integer_layer_differs_by_roundings_only(case):
     assert (found - expected).abs().max() <= slack
 
 
+@settings(deadline=None, max_examples=100)
+@given(layers_and_inputs(kinds=("Q", "PS", "integer")))
+def test_sums_in_float64_are_those_in_int64(case):
+    network, x = case
+    integers = with_integer_layers(network)
+    found, integers[0].sum_bits = integers(x), 64
+    assert torch.equal(integers(x), found)
+
+
 @settings(deadline=None, max_examples=150)
 @given(st.integers(0, 2**31), st.integers(0, 20))
 def test_shifting_and_adding_is_multiplying_by_powers_of_two(seed, highest):
