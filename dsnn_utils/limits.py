@@ -38,6 +38,7 @@ class Range(NamedTuple):
 _SEED = Range(0, 2**31 - 1)
 _EPOCHS = Range(1, 10_000)
 _LEARNING_RATE = Range(0, 1000, excluded=(0,))
+_ENERGY = Range(0, 1e6, excluded=(0,))
 _WINDOW_S = Range(MIN_DURATION_S, 3600)
 _AT_LEAST_TWO = Range(2, 10_000)  # one reading has no interval
 
@@ -53,7 +54,8 @@ RANGES = {
     "budgets": _EPOCHS,
     "depths": Range(0, 10_000),
     "distillation": Range(0, 1, excluded=(0,)),
-    "energy_budget_j_per_image": Range(0, 1e6, excluded=(0,)),
+    "energy_budget_j_per_image": _ENERGY,
+    "energy_limit_j_per_image": _ENERGY,
     "epochs": _EPOCHS,
     "eta": Range(2, 1000),
     "few_bits": Range(2, 8),

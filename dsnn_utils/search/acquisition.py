@@ -209,18 +209,29 @@ class KnownEnergyImprovement(AbstractAcquisitionFunction):
     """Expected hypervolume improvement of configurations whose energy is computed, not predicted.
 
     `energy_of(point)` is the energy of a point; it is told depth and bits alone. The front
-    is that of all trials the model saw, the reference point their worst loss and energy.
+    is that of all trials the model saw, the reference point their worst loss and energy, or the
+    `limit` where that is less energy: a network beyond it is worth nothing.
     """
 
-    def __init__(self, space: ConfigurationSpace, energy_of: Callable[[Mapping], float]):
+    def __init__(
+        self,
+        space: ConfigurationSpace,
+        energy_of: Callable[[Mapping], float],
+        limit: float | None = None,
+    ):
         super().__init__()
         self._space, self._energy_of = space, energy_of
+        self._limit = math.inf if limit is None else limit
         self._losses: LossModel  # what SMAC gives us as `model`
 
     def _update(self, **kwargs):
         self._losses = self.model
         self._front = np.column_stack([self.model.losses, self._energies(self.model.vectors)])
-        self._reference = self._front.max(axis=0)
+        self._reference = self._worst(self._front)
+
+    def _worst(self, points: np.ndarray) -> np.ndarray:
+        """The reference point: the largest loss and energy of the points, within the limit."""
+        return np.minimum(points.max(axis=0), [math.inf, self._limit])
 
     def _compute(self, X):
         return self.values(X)[:, None]

@@ -40,8 +40,9 @@ class ImprovementPerEpoch(KnownEnergyImprovement):
         space: ConfigurationSpace,
         energy_of: Callable[[Mapping], float],
         budgets: Sequence[int],
+        limit: float | None = None,
     ):
-        super().__init__(space, energy_of)
+        super().__init__(space, energy_of, limit)
         self._column, self._budgets = list(space).index("epochs"), np.array(budgets)
         self.full_only = False
 
@@ -49,12 +50,12 @@ class ImprovementPerEpoch(KnownEnergyImprovement):
         self._losses = self.model
         vectors, losses = self.model.vectors, self.model.losses
         energies = self._energies(vectors)
-        self._reference = np.array([losses.max(), energies.max()])
+        trained = np.column_stack([losses, energies])
+        self._reference = self._worst(trained)
         expected, _ = self.model.predict(self._in_full(vectors))
         self._expected = np.column_stack([expected.ravel(), energies])
         full = vectors[:, self._column] == len(self._budgets) - 1
-        trained = np.column_stack([losses, energies])[full]
-        self._front = trained if self.full_only else self._expected
+        self._front = trained[full] if self.full_only else self._expected
 
     def values(self, vectors: np.ndarray) -> np.ndarray:
         """The expected improvement per full training's worth of epochs, for each vector."""

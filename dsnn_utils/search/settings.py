@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, fields, replace
 from ConfigSpace import ConfigurationSpace
 from ConfigSpace.hyperparameters import Hyperparameter
 
-from dsnn_utils.checks import require_choice
-from dsnn_utils.limits import MULTI_FIDELITY, check_budgets, choices, limited_integer
+from dsnn_utils.checks import require, require_choice
+from dsnn_utils.limits import MULTI_FIDELITY, check_budgets, check_limits, choices, limited_integer
 from dsnn_utils.runs.columns import MODELLED_ENERGIES, check_objectives
 from dsnn_utils.runs.table import to_python
 from dsnn_utils.search.space import (
@@ -43,6 +43,10 @@ class SearchSettings:
     the shortest, and that of the seed configurations, too. Whenever the search is stopped, at least
     half of all epochs were spent on full trainings.
 
+    `energy_limit_j_per_image` is the most energy that a network may take to count: "smac_mf"
+    proposes what lies below it, where the energy is known beforehand. The default, the seed
+    configurations and the initial design are evaluated all the same.
+
     `hyperparameters` (of ConfigSpace) are searched besides: one whose name the space has takes the
     place of that, such as a narrower range or the shift types of your own; any other is your own,
     its name begins with "own_", and the target function gets it with each point.
@@ -64,6 +68,7 @@ class SearchSettings:
     context: Mapping = field(default_factory=dict)
     space: str = "published"
     budgets: Sequence[int] = ()
+    energy_limit_j_per_image: float | None = None
     hyperparameters: Sequence[Hyperparameter] = ()
 
     def __post_init__(self):
@@ -88,6 +93,10 @@ class SearchSettings:
         if clash:
             raise ValueError(f"context: {clash[0]!r}: must not be the name of a setting")
         self._check_budgets()
+        if self.energy_limit_j_per_image is not None:
+            check_limits(energy_limit_j_per_image=self.energy_limit_j_per_image)
+            self._set("energy_limit_j_per_image", float(self.energy_limit_j_per_image))
+            self._check_known_energy("energy_limit_j_per_image", "None")
         for configuration in self.seed_configurations:
             check_configuration(configuration, space, "seed_configurations")
 
@@ -99,15 +108,19 @@ class SearchSettings:
             limited_integer("budgets", value)
         self._set("budgets", tuple(map(int, budgets)))
         check_budgets(budgets, self.epochs)
+        if self.min_epochs is not None:
+            raise ValueError(f"budgets={budgets}: must be empty with min_epochs={self.min_epochs}")
+        self._check_known_energy("budgets", "empty")
+
+    def _check_known_energy(self, name: str, absent: str) -> None:
+        """ValueError unless this is the search that is told the energy of a network beforehand."""
         objectives = list(self.objectives)
         known = objectives[0] == "loss" and objectives[1:] in [[name] for name in MODELLED_ENERGIES]
-        depth = self.strategy == "smac_mf" and self.fidelity == "shift_depth"
-        if not depth or not known or self.min_epochs is not None:
-            raise ValueError(
-                f"budgets={budgets}: must be empty but for strategy 'smac_mf' with fidelity "
-                "'shift_depth', without min_epochs, and with the objectives loss and a modelled "
-                "energy"
-            )
+        require(
+            known and self.strategy == "smac_mf" and self.fidelity == "shift_depth",
+            f"{name}={getattr(self, name)}: must be {absent} but for strategy 'smac_mf' with "
+            "fidelity 'shift_depth' and the objectives loss and a modelled energy",
+        )
 
     def budget_of(self, point: Mapping) -> float:
         """The share of the full training that the point is given, 1 for a full one."""
@@ -179,13 +192,14 @@ class SearchSettings:
             self.eta,
             energy_of,
             self.budgets,
+            self.energy_limit_j_per_image,
         )
 
     def record(self) -> dict:
         """The settings as they are kept in `search.json`."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "context"}
         own["hyperparameters"] = list(map(str, self.hyperparameters))
-        for name in ("budgets", "hyperparameters"):
+        for name in ("budgets", "energy_limit_j_per_image", "hyperparameters"):
             if not own[name]:  # as runs of earlier versions, which can so be continued
                 del own[name]
         return json.loads(json.dumps(own | dict(self.context), default=dict))

@@ -64,6 +64,7 @@ def make_strategy(
     eta: int = 2,
     energy_of: Callable[[Mapping], float] | None = None,
     budgets: Sequence[int] = (),
+    energy_limit: float | None = None,
 ):
     """The strategy `name` on `space`, minimising `objectives`.
 
@@ -75,22 +76,26 @@ def make_strategy(
     training from depth and bits (`search.trial.energy_function`). With it, and shift depth as
     the fidelity, "smac_mf" chooses configuration and depth together by expected hypervolume
     improvement; without it, and for other objectives and fidelities, it is SMAC3's Hyperband with
-    ParEGO. `budgets` (epochs, ascending) let it choose the length of a training, too.
+    ParEGO. `budgets` (epochs, ascending) let it choose the length of a training, too. What needs
+    more than `energy_limit` (J per image) is worth nothing to it.
 
-    Raises ValueError for an unknown name, and for budgets where the energy is not known.
+    Raises ValueError for an unknown name, and for budgets or a limit where the energy is not known.
     """
     require_choice("strategy", name, choices("strategy"))
     if (fidelity is not None) != (name in MULTI_FIDELITY):
         raise ValueError(f"strategy={name!r}: takes a fidelity exactly if it is multi-fidelity")
-    if budgets and energy_of is None:
-        raise ValueError(
-            f"budgets={list(budgets)}: must be empty where the energy of a network is not known "
-            "before it is trained"
-        )
+    unknown = "where the energy of a network is not known before it is trained"
+    known = energy_of is not None
+    require(known or not budgets, f"budgets={list(budgets)}: must be empty {unknown}")
+    require(
+        known or energy_limit is None,
+        f"energy_limit_j_per_image={energy_limit}: must be None {unknown}",
+    )
     if fidelity is not None:
         joint = fidelity.name == "shift_depth" and len(objectives) == 2 and objectives[0] == "loss"
         if name == "smac_mf" and energy_of is not None and joint:
-            return SmacKnownEnergy(space, fidelity, energy_of, seed, n_initial, budgets)
+            energy = energy_of, energy_limit
+            return SmacKnownEnergy(space, fidelity, *energy, seed, n_initial, budgets)
         if name == "smac_mf":
             return SmacMultiFidelity(space, fidelity, objectives, seed, n_initial, eta)
         if name == "smac_mf_published":
@@ -229,6 +234,7 @@ class SmacKnownEnergy(Smac):
         space: ConfigurationSpace,
         fidelity: Fidelity,
         energy_of: Callable[[Mapping], float],
+        energy_limit: float | None,
         seed: int,
         n_initial: int,
         budgets: Sequence[int] = (),
@@ -240,7 +246,7 @@ class SmacKnownEnergy(Smac):
         )
         if budgets:
             space.add(OrdinalHyperparameter("epochs", list(budgets)))
-        self._energy_of, self._budgets = energy_of, tuple(budgets)
+        self._energy_of, self._limit, self._budgets = energy_of, energy_limit, tuple(budgets)
         self._promoted_by = "epochs" if budgets else fidelity.name
         self._seen: set[tuple] = set()
         self._epochs = {"all": 0, "full": 0}  # spent, those of running trials included
@@ -253,9 +259,9 @@ class SmacKnownEnergy(Smac):
 
         self._model = LossModel(space, seed, self._conditions)
         self._improvement = (
-            ImprovementPerEpoch(space, self._energy_of, self._budgets)
+            ImprovementPerEpoch(space, self._energy_of, self._budgets, self._limit)
             if self._budgets
-            else KnownEnergyImprovement(space, self._energy_of)
+            else KnownEnergyImprovement(space, self._energy_of, self._limit)
         )
         maximizer = BestCandidate(space, seed, self._conditions)
         own = {"model": self._model, "acquisition": self._improvement, "maximizer": maximizer}

@@ -21,7 +21,10 @@ from dsnn_utils.study.strategies import search_energy, search_reference
 COSTS = ("duration_s", "epochs")
 GRID = 100  # costs at which a curve is read
 #: Settings by which strategies may differ; by all others they would search something else.
-_OF_STRATEGY = ("strategy", "fidelity", "min_fidelity", "eta", "n_initial", "budgets")
+_OF_STRATEGY = (
+    *("strategy", "fidelity", "min_fidelity", "eta", "n_initial", "budgets"),
+    "energy_limit_j_per_image",
+)
 
 
 def read_strategies(run_dirs: Sequence[str | Path]) -> tuple[pd.DataFrame, dict]:

@@ -34,10 +34,12 @@ def loss_of(point):
     return float(loss + 0.1 * (point["optimizer"] == "SGD" and point["shift_type"] == "PS"))
 
 
-def make(seed=0, energy_of=energy_of, objectives=OBJECTIVES, fidelity="shift_depth", n_initial=4):
+def make(
+    seed=0, energy_of=energy_of, objectives=OBJECTIVES, fidelity="shift_depth", n_initial=4, **own
+):
     space = dsnn_space(20, 8, without=fidelity, seed=seed)
     levels = make_fidelity(fidelity, 20, 8)
-    return make_strategy("smac_mf", space, levels, objectives, seed, n_initial, 2, energy_of)
+    return make_strategy("smac_mf", space, levels, objectives, seed, n_initial, 2, energy_of, **own)
 
 
 def drive(strategy, trials, told=()):
@@ -165,6 +167,22 @@ def test_it_beats_its_own_random_design():
         for done in (model, chance)
     )
     assert found > 1.01 * base
+
+
+@pytest.mark.parametrize("budgets", [(), (2, 8)])
+def test_beyond_the_limit_nothing_is_proposed(budgets):
+    limit = 20.0  # of 2.2 to 92: depths from 16 up
+    limited, free = (
+        [
+            costs
+            for _, origin, costs in drive(make(budgets=budgets, **own), 24)
+            if origin != "initial"
+        ]
+        for own in ({"energy_limit": limit}, {})
+    )
+    assert max(energy for _, energy in limited) < limit < max(energy for _, energy in free)
+    found, base = (moocore.hypervolume(np.array(c), ref=[0.9, limit]) for c in (limited, free))
+    assert found > base
 
 
 def test_the_same_answers_give_the_same_questions():

@@ -20,6 +20,7 @@ from dsnn_utils.search.budgets import FULL_SHARE
 from tests.search.test_search import OBJECTIVES, Known, run, synthetic
 
 BUDGETS = (1, 3, 9)
+LIMIT = "energy_limit_j_per_image"
 
 
 def learning(point, seed):
@@ -164,9 +165,12 @@ def test_what_a_short_training_tells_is_the_change_of_expectation():
         ({"budgets": [1.5, 9]}, "budgets=1.5: must be an integer"),
         ({"strategy": "tpe"}, "budgets=.*: must be empty but for strategy 'smac_mf'"),
         ({"fidelity": "epochs"}, "budgets=.*: must be empty but for"),
-        ({"min_epochs": 2}, "budgets=.*: must be empty but for"),
+        ({"min_epochs": 2}, "budgets=.*: must be empty with min_epochs=2"),
         ({"objectives": ["loss"]}, "budgets=.*: must be empty but for"),
         ({"evaluate": learning}, "budgets=.*: must be empty where the energy"),
+        ({LIMIT: 0}, f"{LIMIT}=0: must be a number from 0"),
+        ({LIMIT: 1e-5, "budgets": (), "strategy": "tpe"}, f"{LIMIT}=1e-05: must be None but for"),
+        ({LIMIT: 1e-5, "budgets": (), "evaluate": learning}, f"{LIMIT}=1e-05: must be None where"),
     ],
 )
 def test_budgets_that_cannot_be(own, message, tmp_path):
