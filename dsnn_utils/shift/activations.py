@@ -79,7 +79,9 @@ class QuantizedLayer(nn.Module):
         errors = self.activation_errors.tolist()
         # Under the narrowest format nearly everything is clipped: its error is the power.
         acceptable = max(min(errors) * AS_GOOD_AS_BEST, errors[0] * NO_ERROR)
-        best = max(i for i, error in enumerate(errors) if error <= acceptable)
+        # A network that diverges has NaN as all errors, and no range is better than another.
+        fine = [i for i, error in enumerate(errors) if error <= acceptable]
+        best = max(fine, default=len(errors) - 1)
         return self._candidate(RANGE_EXPONENTS[best], bool(self.activation_signed))
 
     def _candidate(self, range_exponent: int, signed: bool) -> tuple[float, int, int]:

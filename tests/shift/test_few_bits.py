@@ -213,6 +213,16 @@ def test_a_network_that_saw_no_data_is_refused_by_name():
     check_fitted(net)
 
 
+def test_a_diverging_network_has_some_format():
+    """The loss tells that it diverges; that its inputs have no best format is no error."""
+    layer = ShiftLinear(3, 2, spec=ALL)
+    with fitting(layer):
+        for value in (1.0, math.inf, math.inf, math.nan):
+            layer(torch.tensor([[value, 0.0, 1.0]]))
+    assert layer.activation_errors.isnan().all()
+    assert layer(torch.tensor([[math.nan, 0.0, 1.0]])).isnan().any()
+
+
 def test_fixed_formats_are_never_fitted():
     net = convert_to_shift(network(), 2, ShiftSpec("Q"))
     check_fitted(net)
