@@ -127,7 +127,11 @@ class QuantizedLayer(nn.Module):
         if spec.activation_format == "fixed":
             return uniform(self.bias, *self.activation_codes())
         unit = self.weight_unit() * self.activation_codes()[0]
-        rounded = (self.bias.detach() / unit).round_() * unit
+        bias = self.bias.detach()
+        # Eight weight bits reach down to 2^-126: the codes overflow, and the bias is a multiple of
+        # so small a unit as it is.
+        codes = bias / unit
+        rounded = torch.where(codes.isfinite(), codes.round() * unit, bias)
         return rounded + (self.bias - self.bias.detach())  # its gradient goes straight through
 
     def adopt_spec(self, spec: Any) -> None:

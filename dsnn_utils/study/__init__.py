@@ -12,6 +12,7 @@ from dsnn_utils.study.plots import (
 from dsnn_utils.study.statements import dominating_default, findings
 from dsnn_utils.study.strategies import compare_strategies, read_comparison, read_digits_table
 from dsnn_utils.study.tables import (
+    best_within,
     cost_of_runs,
     finalists,
     finalists_by_seed,
@@ -25,6 +26,7 @@ from dsnn_utils.study.wired import read_adders
 
 __all__ = [
     "PUBLISHED",
+    "best_within",
     "compare",
     "compare_strategies",
     "cost_of_runs",

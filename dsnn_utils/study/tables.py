@@ -119,6 +119,24 @@ def finalists_by_seed(trials: pd.DataFrame, cost: str) -> list[dict]:
     return [{"label": ", ".join(labels[key])} | point for key, point in points.items()]
 
 
+def best_within(
+    trials: pd.DataFrame, cost: str, shares: Sequence[int] = (35, 45, 50, 100)
+) -> pd.DataFrame:
+    """Validation accuracy (%) of each search's best network within shares of the default's energy.
+
+    A row per strategy and seed, a column per share (%) of the energy `cost` of the published
+    default; "any" is the best of all, and "trials within 50 %" counts the networks there. NaN where
+    a search has no network that needs so little.
+    """
+    rows = {}
+    for run, part in trials.groupby(["strategy", "seed"]):
+        of_default = default_trial(part, even_failed=True)[cost]
+        accuracy, share = 100 * part["val_accuracy"], 100 * part[cost] / of_default
+        row = {f"{limit} %": accuracy[share <= limit].max() for limit in shares}
+        rows[run] = row | {"any": accuracy.max(), "trials within 50 %": int((share <= 50).sum())}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["strategy", "seed"])
+
+
 def cost_of_runs(folders: Sequence[str | Path]) -> pd.DataFrame:
     """What the runs took, a row each and their sum; folders are relative to the project's root.
 

@@ -243,6 +243,19 @@ def test_the_bias_is_a_multiple_of_what_the_accumulator_counts():
     assert torch.equal(gradient, torch.ones(5))
 
 
+@BOTH_TYPES
+@pytest.mark.parametrize("weight_scale", ["none", "layer", "channel"])
+@pytest.mark.parametrize("weight_bits", [7, 8])
+def test_a_bias_outlives_the_smallest_units(weight_bits, weight_scale, shift_type):
+    spec = replace(ALL, weight_bits=weight_bits, weight_scale=weight_scale, shift_type=shift_type)
+    net = convert_to_shift(network(), 2, spec)
+    fit_activations(net, images())
+    with torch.no_grad():
+        net[4].bias[0] = 0.0
+    assert torch.equal(net[4].quantize_bias(), net[4].bias)
+    assert net(images()).isfinite().all()
+
+
 # All of it together
 
 

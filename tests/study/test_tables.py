@@ -3,6 +3,7 @@
 import json
 import os
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -98,6 +99,24 @@ def test_a_finalist_keeps_its_fitted_format():
     points = study.finalists_by_seed(trials, ENERGY_WITH_MEMORY)
     (point,) = (p for p in complete_points(points, 20, 4) if "most accurate" in p["label"])
     assert point | fitted == point
+
+
+def test_the_best_of_each_search_within_shares_of_the_energy():
+    trials = pd.DataFrame(
+        [
+            ("random", 0, "default", 0.70, 10.0),
+            ("random", 0, "random", 0.60, 4.5),
+            ("random", 0, "random", 0.80, 20.0),
+            ("random", 0, "random", np.nan, 2.0),
+            ("smac_mf", 1, "default", 0.71, 10.0),
+            ("smac_mf", 1, "model", 0.65, 5.0),
+        ],
+        columns=["strategy", "seed", "origin", "val_accuracy", "uj"],
+    ).assign(status="SUCCESS", shift_depth=20, max_shift_depth=20, loss=0.5)
+    found = study.best_within(trials, "uj").T
+    expected = [np.nan, 60, 60, 70, 80, 2], [np.nan, np.nan, 65, 71, 71, 1]
+    np.testing.assert_allclose(found["random", 0], expected[0])
+    np.testing.assert_allclose(found["smac_mf", 1], expected[1])
 
 
 def test_the_committed_finalists_are_those_of_the_committed_search():
