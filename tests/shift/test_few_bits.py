@@ -251,7 +251,7 @@ def test_a_bias_outlives_the_smallest_units(weight_bits, weight_scale, shift_typ
     net = convert_to_shift(network(), 2, spec)
     fit_activations(net, images())
     with torch.no_grad():
-        net[4].bias[0] = 0.0
+        net[4].bias[:2] = torch.tensor([0.0, 4.0])
     assert torch.equal(net[4].quantize_bias(), net[4].bias)
     assert net(images()).isfinite().all()
 
