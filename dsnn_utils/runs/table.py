@@ -174,8 +174,9 @@ def read_runs(run_dirs: Sequence[str | Path]) -> pd.DataFrame:
     trials = pd.concat(tables, ignore_index=True)
     name = f"runs={[str(run_dir) for run_dir in run_dirs]}"
     for column in ("strategy", "dataset", "model", "max_shift_depth"):
-        values = sorted(map(str, trials[column].unique()))
-        require(len(values) == 1, f"{name}: must be of one {column}, are of {', '.join(values)}")
+        # A crashed trial did not come to say its data and network.
+        values = sorted(map(str, trials[column].dropna().unique()))
+        require(len(values) <= 1, f"{name}: must be of one {column}, are of {', '.join(values)}")
     if trials["seed"].nunique() < sum(table["seed"].nunique() for table in tables):
         raise ValueError(f"{name}: must be of different seeds")
     return trials

@@ -404,12 +404,12 @@ def energy_of_trials(
     """
     require_choice("objective", objective, MODELLED_ENERGIES)
     require_columns(trials, ["dataset", "model", "shift_depth", *FORMAT, COMPUTE_ENERGY])
-    kinds = trials[["dataset", "model"]].drop_duplicates()
+    known = trials[trials[COMPUTE_ENERGY].notna()]
+    require(len(known) > 0, f"trials: must have a row with {COMPUTE_ENERGY}")
+    kinds = known[["dataset", "model"]].drop_duplicates()
     require(
         len(kinds) == 1, f"trials: must be of one network and data set, are of {kinds.to_numpy()}"
     )
-    known = trials[trials[COMPUTE_ENERGY].notna()]
-    require(len(known) > 0, f"trials: must have a row with {COMPUTE_ENERGY}")
     network, shape = _network_of(known, input_shape, num_classes)
     energy_of = energy_function(network, shape, objective)
     return lambda point: energy_of(_format_of(point))

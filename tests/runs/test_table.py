@@ -118,6 +118,19 @@ def test_runs_of_other_networks_are_no_repetitions(tmp_path):
         read_runs([one, two])
 
 
+def test_a_crashed_trial_belongs_to_its_run(tmp_path):
+    one, two = write(tmp_path / "one", 0), write(tmp_path / "two", 1)
+    table = read_trials(one)
+    came_after = table.columns[table.columns.get_loc("train_size") :]
+    table.loc[2, ["status", "reason"]] = "CRASHED", "ValueError: why"
+    table.loc[2, ["dataset", "model", *came_after]] = None
+    table.to_csv(one / "trials.csv", index=False)
+    trials = read_runs([one, two])
+    assert trials["status"].value_counts()["CRASHED"] == 1
+    # What crashed on its way tells nothing of the front, but counts as a trial.
+    assert len(analysis.hypervolume_over(trials, by="seed")) == len(trials)
+
+
 def test_strategies_in_one_table_are_told_apart(tmp_path, capsys):
     run = write(tmp_path / "run", 0, ("smac_mf", "tpe"))
     assert set(read_runs([run])["strategy"]) == {"smac_mf"}

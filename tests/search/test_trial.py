@@ -255,6 +255,11 @@ def test_the_energy_of_a_tables_network_is_the_recorded_one(name):
 
 def test_the_energy_of_a_table_needs_one_known_network():
     trials = read_trials(project_root() / "figures" / "demo")
+    crashed = trials.copy()
+    crashed.loc[3, ["dataset", "model", *MODELLED_ENERGIES[:2]]] = None
+    row = trials.loc[3].to_dict()
+    found = energy_of_trials(crashed, MODELLED_ENERGIES[0])(row)
+    assert found == pytest.approx(row[MODELLED_ENERGIES[0]], rel=1e-9)
     other = trials.assign(model="mobilenetv2")
     with pytest.raises(ValueError, match="trials: must be of one network and data set"):
         energy_of_trials(pd.concat([trials, other]), MODELLED_ENERGIES[0])
