@@ -224,15 +224,16 @@ def wait_gone(pid):
 
 @pytest.mark.parametrize("n_workers", [1, 2])
 def test_control_c_in_a_terminal(n_workers, tmp_path, start):
-    process = start(n_workers, strategy="random")
+    process = start(n_workers, n_trials=10_000, strategy="random")  # it cannot end before that
     wait_for(tmp_path / "run", 8, process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
     process.join()
     output = Path(f"{tmp_path}/run.out").read_text()
     assert output.count("Traceback") == 1 and output.rstrip().endswith("KeyboardInterrupt")
-    assert finished(tmp_path / "run") >= 8
-    trials = run(tmp_path / "run", strategy="random", n_trials=40)
-    assert set(trials["status"]) == {"SUCCESS"} and len(trials) == 40
+    n_trials = finished(tmp_path / "run") + 8
+    assert n_trials >= 16
+    trials = run(tmp_path / "run", strategy="random", n_trials=n_trials)
+    assert set(trials["status"]) == {"SUCCESS"} and len(trials) == n_trials
 
 
 def test_a_second_search_in_the_same_directory_is_refused(tmp_path, start):
