@@ -122,6 +122,7 @@ def test_a_crashed_trial_belongs_to_its_run(tmp_path):
     one, two = write(tmp_path / "one", 0), write(tmp_path / "two", 1)
     table = read_trials(one)
     came_after = table.columns[table.columns.get_loc("train_size") :]
+    table = table.astype(object)
     table.loc[2, ["status", "reason"]] = "CRASHED", "ValueError: why"
     table.loc[2, ["dataset", "model", *came_after]] = None
     table.to_csv(one / "trials.csv", index=False)
