@@ -13,7 +13,10 @@ MODELS = ("resnet20", "mobilenetv2", "googlenet", "vgg19", "efficientnetv2")
 #: The shape of an image (channels, height, width) by name; each has ten classes.
 KNOWN_DATASETS = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "fashion_mnist": (1, 28, 28)}
 SPACES = ("published", "extended", "integer", "int8")
-STRATEGIES = ("smac_mf", "smac_mf_published", "smac", "gp", "qlognehvi", "tpe", "nsga2", "random")
+STRATEGIES = (
+    "smac_mf", "smac_mf_published", "smac", "gp", "qlognehvi", "qlognehvi_known_energy", "tpe",
+    "nsga2", "random",
+)  # fmt: skip
 MULTI_FIDELITY = ("smac_mf", "smac_mf_published")
 INT8_RUNTIMES = ("onnxruntime", "openvino")
 PRECISIONS = ("auto", "float32", "bfloat16")

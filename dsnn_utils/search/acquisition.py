@@ -131,6 +131,20 @@ def inactive_in_the_middle(vectors: np.ndarray, conditions: Sequence[tuple]) -> 
     return vectors
 
 
+def energies_of_vectors(
+    space: ConfigurationSpace, vectors: np.ndarray, energy_of: Callable[[Mapping], float]
+) -> np.ndarray:
+    """The energy of each of SMAC's vectors; `energy_of` is told depth and bits alone."""
+    columns = {
+        name: space[name].to_value(column).tolist()
+        for name, column in zip(space, vectors.T, strict=True)
+        if name in ("shift_depth", *FORMAT, "arithmetic", "activation_format")
+        or name.startswith(OWN)
+    }
+    points = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    return np.array([energy_of(without_inactive(point)) for point in points])
+
+
 class LossModel(AbstractModel):
     """SMAC's view of the `LossSurrogate`: losses of configurations given as vectors.
 
@@ -208,9 +222,9 @@ class LossModel(AbstractModel):
 class KnownEnergyImprovement(AbstractAcquisitionFunction):
     """Expected hypervolume improvement of configurations whose energy is computed, not predicted.
 
-    `energy_of(point)` is the energy of a point; it is told depth and bits alone. The front
-    is that of all trials the model saw, the reference point their worst loss and energy, or the
-    `limit` where that is less energy: a network beyond it is worth nothing.
+    `energy_of(point)` is the energy of a point, as in `energies_of_vectors`. The front is that of
+    all trials the model saw, the reference point their worst loss and energy, or the `limit` where
+    that is less energy: a network beyond it is worth nothing.
     """
 
     def __init__(
@@ -257,13 +271,4 @@ class KnownEnergyImprovement(AbstractAcquisitionFunction):
         return drawn
 
     def _energies(self, vectors: np.ndarray) -> np.ndarray:
-        columns = {
-            name: self._space[name].to_value(column).tolist()
-            for name, column in zip(self._space, vectors.T, strict=True)
-            if name in ("shift_depth", *FORMAT, "arithmetic", "activation_format")
-            or name.startswith(OWN)
-        }
-        points = (
-            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
-        )
-        return np.array([self._energy_of(without_inactive(point)) for point in points])
+        return energies_of_vectors(self._space, vectors, self._energy_of)

@@ -176,11 +176,13 @@ class SearchSettings:
         """The strategy that proposes all further points; `energy_of` as in `make_strategy`."""
         levels = self.levels if self.multi_fidelity else None
         n_initial = self.n_initial
-        if levels is not None and energy_of is not None:  # it has to take in all it is told
+        known = energy_of is not None
+        if known and levels is not None:  # it has to take in all it is told
             told = [point[self.fidelity] for point, _ in self.first_points()]
             levels = replace(levels, minimum=min(levels.minimum, *told))
+        if known and (levels is not None or self.strategy == "qlognehvi_known_energy"):
             if not self.budgets:
-                n_default = len(told) - len(self.seed_configurations)
+                n_default = len(self.first_points()) - len(self.seed_configurations)
                 n_initial = max(1, n_initial - n_default)
         return make_strategy(
             self.strategy,

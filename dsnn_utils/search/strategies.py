@@ -102,10 +102,12 @@ def make_strategy(
             return SmacMultiFidelity(space, fidelity, objectives, seed, n_initial, eta=3)
     if name == "smac":
         return Smac(space, objectives, seed, n_initial)
-    if name == "qlognehvi":
+    if name in ("qlognehvi", "qlognehvi_known_energy"):
         from dsnn_utils.search.nehvi import QLogNEHVI
 
-        return QLogNEHVI(space, objectives, seed, n_initial)
+        told = name == "qlognehvi_known_energy"
+        require(known or not told, f"strategy={name!r}: must be another {unknown}")
+        return QLogNEHVI(space, objectives, seed, n_initial, energy_of if told else None)
     if name in ("gp", "tpe", "nsga2"):
         return Optuna(name, space, objectives, seed, n_initial)
     if name == "random":

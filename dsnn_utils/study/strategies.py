@@ -20,7 +20,7 @@ from dsnn_utils.training.data import load_dataset
 TABLES = project_root() / "figures" / "strategies"
 STRATEGY_ORDER = (
     "random", "smac_mf_published", "smac_mf_unknown_energy", "smac", "nsga2", "tpe", "gp",
-    "qlognehvi", "smac_mf",
+    "qlognehvi", "qlognehvi_known_energy", "smac_mf",
 )  # fmt: skip
 
 

@@ -217,8 +217,9 @@ def zdt_strategy(name: str, seed: int, energy_of):
         levels = make_fidelity("shift_depth", ZDT_STEPS, 1)
     else:
         space.add(Integer("shift_depth", (1, ZDT_STEPS), default=ZDT_STEPS))
-    known = name == "smac_mf" and energy_of is not None
-    n_initial = 3 if known else 8  # the five points of the beginning count, as in a search
+    n_initial = (
+        8 if energy_of is None else 3
+    )  # the five points of the beginning count, as in a search
     return make_strategy(name, space, levels, OBJECTIVES, seed, n_initial, energy_of=energy_of)
 
 
@@ -234,7 +235,7 @@ def run(problem: str, arm: str, seed: int, trials: int) -> list[dict]:
     """One search; a row per ten trials, and one after 15."""
     name = "smac_mf" if arm == "smac_mf_unknown_energy" else arm
     energy_of = energies(problem) if problem in SHAPES else zdt_energy
-    known = energy_of if arm == "smac_mf" else None
+    known = energy_of if arm in ("smac_mf", "qlognehvi_known_energy") else None
     if problem in SHAPES:
         settings = SearchSettings(max_depth=DEPTH, epochs=5, strategy=name, seed=seed)
         strategy = settings.proposals(known)

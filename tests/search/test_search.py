@@ -39,8 +39,12 @@ from dsnn_utils.training import Diverged
 
 OBJECTIVES = ("loss", "energy_modelled_j_per_image")
 # Those whose libraries are installed: BoTorch is an extra.
-INSTALLED = [s for s in STRATEGIES if s != "qlognehvi" or find_spec("botorch")]
-SLOW = {"gp", "qlognehvi"}  # a proposal takes seconds: tests make do with three
+INSTALLED = [s for s in STRATEGIES if not s.startswith("qlognehvi") or find_spec("botorch")]
+SLOW = {
+    "gp",
+    "qlognehvi",
+    "qlognehvi_known_energy",
+}  # a proposal takes seconds: tests make do with three
 SETTINGS = {field.name for field in fields(SearchSettings)}
 
 
@@ -101,6 +105,8 @@ def trials_of(strategy: str) -> int:
 def run(run_dir, evaluate=synthetic, **kwargs):
     own = {name: kwargs.pop(name) for name in set(kwargs) - SETTINGS}
     few = {"n_initial": 3} if kwargs.get("strategy") in SLOW else {}
+    if kwargs.get("strategy") == "qlognehvi_known_energy":
+        evaluate = Known(evaluate)
     settings = SearchSettings(**{"max_depth": 20, "epochs": 3} | few | kwargs)
     return search(evaluate, run_dir, settings, **{"n_trials": trials_of(settings.strategy)} | own)
 
