@@ -5,6 +5,7 @@ from dsnn_utils.study.papers import PUBLISHED, compare, published
 from dsnn_utils.study.plots import (
     plot_finals,
     plot_grid,
+    plot_measured,
     plot_published,
     plot_strategies,
     plot_strategy_curves,
@@ -20,7 +21,9 @@ from dsnn_utils.study.tables import (
     modelled_cost_kwh,
     price_claims,
     prices_table,
+    second_study,
     tables_beside,
+    with_short_names,
 )
 from dsnn_utils.study.wired import read_adders
 
@@ -39,6 +42,7 @@ __all__ = [
     "modelled_cost_kwh",
     "plot_finals",
     "plot_grid",
+    "plot_measured",
     "plot_published",
     "plot_strategies",
     "plot_strategy_curves",
@@ -49,6 +53,8 @@ __all__ = [
     "read_comparison",
     "read_digits_table",
     "read_strategies",
+    "second_study",
     "strategy_curves",
     "tables_beside",
+    "with_short_names",
 ]

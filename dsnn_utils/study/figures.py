@@ -41,6 +41,7 @@ from dsnn_utils.runs.rows import configuration_columns
 from dsnn_utils.runs.table import read_trials
 from dsnn_utils.study.plots import plot_finals, plot_grid, plot_strategies
 from dsnn_utils.study.strategies import TABLES, read_comparison
+from dsnn_utils.study.tables import second_study, with_short_names
 
 # One figure a notebook, as its notebook saved it.
 THUMBNAILS = {
@@ -89,6 +90,7 @@ def given_figures(trials: pd.DataFrame) -> dict[str, DualFigure]:
             agreement = rank_agreement(trials, TRAINING_FIDELITIES, full_only=True, draws=1000)
             return {"fidelities": plot_fidelities(agreement)}
         return {"grid": plot_grid(trials)}
+    trials = with_short_names(trials)
     figures = {"learning_curves": plot_learning_curves(learning_curves(trials))}
     if "test_accuracy" in trials and (trials["origin"] == "default").any():
         figures["finals"] = plot_finals(summarise_points(trials))
@@ -131,6 +133,12 @@ def remake_comparison(target: Path = TABLES) -> list[Path]:
     return plot_strategies(read_comparison()).save(target / "comparison")
 
 
+def remake_second_study(target: Path | None = None) -> list[Path]:
+    """Make the figure of the second study anew, beside the table of its finals."""
+    folder = target or project_root() / "figures" / "cifar10_search_finals"
+    return plot_finals(summarise_points(second_study())).save(folder / "second_study")
+
+
 def thumbnails(run: Path, target: Path) -> None:
     """Small pictures of one figure of each notebook, from the figures of a run."""
     target.mkdir(parents=True, exist_ok=True)
@@ -152,7 +160,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.thumbnails:
         thumbnails(options.thumbnails, project_root() / "figures" / "thumbnails")
     runs = committed_runs(project_root() / "figures")
-    for path in [*(path for run in runs for path in remake(run)), *remake_comparison()]:
+    paths = [path for run in runs for path in remake(run)]
+    for path in [*paths, *remake_comparison(), *remake_second_study()]:
         print(path.relative_to(project_root()))
     return 0
 

@@ -1,10 +1,15 @@
 """Figures of the committed study and of published values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
+import moocore
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
@@ -19,6 +24,7 @@ from dsnn_utils.plots.style import (
     DEPTH_COLOURS,
     GREY,
     LIGHT,
+    NETWORKS,
     PINK,
     PLOTLY_AXIS,
     TWO_COLUMNS,
@@ -27,6 +33,7 @@ from dsnn_utils.plots.style import (
     depth_norm,
     heatmap,
     legend_above,
+    logarithmic,
     new_axes,
     plotly_figure,
     styled,
@@ -148,24 +155,30 @@ def plot_finals(summary: pd.DataFrame, cost: str = ENERGY_WITH_MEMORY) -> DualFi
     """Test accuracy over modelled energy of tested networks, from `analysis.summarise_points`.
 
     Whiskers are 95 % intervals of the mean over seeds; a network of a single seed has none. The
-    star is the network named "default", or whatever begins so. Networks whose trainings all failed
-    are left out.
+    star is the network named "default", or whatever begins so. Colours tell the depths apart, or
+    shifts and integers where all networks have one depth. Networks whose trainings all failed are
+    left out.
     """
     needed = ["origin", "shift_depth", "seeds", "test_accuracy", "test_accuracy_half_width", cost]
     require_columns(summary, needed)
     rows = summary.dropna(subset=["test_accuracy"]).sort_values(cost, kind="stable")
+    by_depth = rows["shift_depth"].nunique() > 1
     norm = depth_norm(rows)
     figure, axis = new_axes(TWO_COLUMNS, 3.0)
     label, factor = AXES[cost]
+    kinds: dict[str, ErrorbarContainer] = {}
+    drawn = []
     for _, row in rows.iterrows():
-        default = row["origin"].startswith("default")
-        colour = VERMILION if default else DEPTH_COLOURS(norm(row["shift_depth"]))
+        kind, colour, marker = _kind(row)
+        if by_depth and kind != DEFAULT:
+            colour, marker = DEPTH_COLOURS(norm(row["shift_depth"])), "o"
         x, y = factor * row[cost], 100 * row["test_accuracy"]
         half_width = 100 * row["test_accuracy_half_width"]
-        axis.errorbar(
+        kinds[kind] = axis.errorbar(
             x, y, None if np.isnan(half_width) else half_width, color=colour, capsize=2.5, lw=1,
-            marker="*" if default else "o", ms=11 if default else 6, zorder=3,
+            marker=marker, ms=11 if marker == "*" else 6, zorder=3, label=kind,
         )  # fmt: skip
+        drawn.append(kinds[kind])
     wide = rows[cost].max() > 4 * rows[cost].min()
     axis.set(xlabel=label, ylabel="Test accuracy (%)", xscale="log" if wide else "linear")
     if wide:
@@ -173,23 +186,95 @@ def plot_finals(summary: pd.DataFrame, cost: str = ENERGY_WITH_MEMORY) -> DualFi
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter("{x:g}")
     axis.margins(x=0.18, y=0.12)
-    bar = figure.colorbar(mpl.cm.ScalarMappable(norm, DEPTH_COLOURS), ax=axis, pad=0.02)
-    bar.set_label("Shift depth (layers); star: published default")
-    bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    bar.outline.set_visible(False)
+    if by_depth:
+        bar = figure.colorbar(mpl.cm.ScalarMappable(norm, DEPTH_COLOURS), ax=axis, pad=0.02)
+        bar.set_label(f"Shift depth (layers); star: {DEFAULT}")
+        bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+        bar.outline.set_visible(False)
+    else:
+        legend_above(figure, list(kinds.values()))
     figure.draw_without_rendering()  # from here on it is known how much room a label takes
-    taken: list[Bbox] = []
-    for _, row in rows.sort_values("test_accuracy", ascending=False).iterrows():
-        text = f"{row['origin']}, n = {row['seeds']}"
+    marks = [_extent(container) for container in drawn]
+    taken = list(marks)
+    order = np.argsort(-rows["test_accuracy"].to_numpy(), kind="stable")
+    for row, mark in ((rows.iloc[n], marks[n]) for n in order):
         place = factor * row[cost], 100 * row["test_accuracy"]
-        note = axis.annotate(text, place, (6, 3), textcoords="offset points", fontsize=7)
-        for side, offset in (("left", (6, 3)), ("left", (6, -9)), ("right", (-6, -9))):
-            note.set(ha=side, position=offset)
-            if not any(note.get_window_extent().overlaps(other) for other in taken):
-                break
-        taken.append(note.get_window_extent())
+        taken.append(_label(axis, f"{row['origin']}, n = {row['seeds']}", place, mark, taken))
     text = "Test accuracy over modelled energy of " + ", ".join(map(str, rows["origin"]))
     return DualFigure(figure, data=rows, description=text)
+
+
+@styled
+def plot_measured(table: pd.DataFrame) -> DualFigure:
+    """Test accuracy over measured energy of networks in the runtimes that compute them.
+
+    A row per network and runtime: `what` (the network and its arithmetic), `runtime`,
+    `test_accuracy`, and `energy_measured_j_per_image` with its `half_width_j_per_image`. Whiskers
+    are 95 % intervals of the mean; the line is the front of the means.
+    """
+    names = ["what", "runtime", "test_accuracy"]
+    names += ["energy_measured_j_per_image", "half_width_j_per_image"]
+    require_columns(table, names)
+    rows = pd.DataFrame(
+        {"x": 1e3 * table[names[3]], "half": 1e3 * table[names[4]], "y": 100 * table[names[2]]}
+    ).join(table[names[:2]])
+    figure, axis = new_axes(TWO_COLUMNS, 3.0)
+    front = rows[moocore.is_nondominated(rows.assign(y=-rows["y"])[["x", "y"]].to_numpy())]
+    front = front.sort_values("x")
+    axis.step(front["x"], front["y"], where="post", color=LIGHT, lw=1.2, zorder=0)
+    markers = dict(zip(rows["runtime"].unique(), "osD^v", strict=False))
+    handles: list[Artist] = []
+    for colour, (what, part) in zip(
+        (BLACK, *CATEGORIES), rows.groupby("what", sort=False), strict=False
+    ):
+        handles.append(Patch(color=colour, label=what))
+        for row in part.itertuples():
+            axis.errorbar(row.x, row.y, xerr=row.half, fmt=markers[row.runtime], color=colour,
+                          ms=5.5, lw=1, capsize=2)  # fmt: skip
+    for runtime, marker in markers.items():
+        handles.append(Line2D([], [], ls="", marker=marker, color=GREY, label=runtime))
+    logarithmic(axis)
+    axis.margins(y=0.15)
+    axis.set(xlabel="Measured energy (mJ per image)", ylabel="Test accuracy (%)")
+    legend_above(figure, handles)
+    text = "On the front: " + "; ".join(f"{r.what}, {r.runtime}" for r in front.itertuples())
+    return DualFigure(figure, data=table[names], description=text)
+
+
+DEFAULT = "published default"
+
+
+def _kind(row: pd.Series) -> tuple[str, str, str]:
+    """What a network is, in words, with its colour and marker."""
+    if row["origin"].startswith("default"):
+        return DEFAULT, VERMILION, "*"
+    if row.get("arithmetic") == "integer":
+        return "uniform integers", NETWORKS["integer"], "s"
+    return "shifts", NETWORKS["Q"], "o"
+
+
+def _extent(container: ErrorbarContainer) -> Bbox:
+    """The rectangle of a mark with its whiskers, in pixels."""
+    mark, caps, _ = container
+    return Bbox.union([line.get_window_extent() for line in (mark, *caps)])
+
+
+def _label(
+    axis: Axes, text: str, place: tuple[float, float], mark: Bbox, taken: Sequence[Bbox]
+) -> Bbox:
+    """Write beside a mark where the fewest of `taken` are covered; returns what is covered now."""
+    far = mark.height / 2 * 72 / axis.figure.dpi + 3  # points, beyond the whiskers
+    note = axis.annotate(text, place, (0, 0), textcoords="offset points", fontsize=7)
+    covered: dict[tuple[str, float, float], int] = {}
+    for x, y in ((7, 3), (7, -9), (-7, 3), (-7, -9), (0, far), (0, -far - 6)):
+        side = "center" if x == 0 else "left" if x > 0 else "right"
+        note.set(ha=side, position=(x, y))
+        extent = note.get_window_extent()
+        covered[side, x, y] = sum(extent.overlaps(other) for other in taken)
+        covered[side, x, y] += 10 * (extent.x0 < axis.bbox.x0)  # over the labels of the axis
+    side, *offset = min(covered, key=covered.__getitem__)  # of equals the first
+    note.set(ha=side, position=offset)
+    return note.get_window_extent()
 
 
 @styled

@@ -1,5 +1,6 @@
 """The study on CIFAR-10 (`figures/cifar10_*`): what it cost, and what its fidelity study says."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -117,6 +118,33 @@ def finalists_by_seed(trials: pd.DataFrame, cost: str) -> list[dict]:
             points.setdefault(key := repr(point), point)
             labels.setdefault(key, []).append(f"{label} (seed {seed})")
     return [{"label": ", ".join(labels[key])} | point for key, point in points.items()]
+
+
+def with_short_names(trials: pd.DataFrame) -> pd.DataFrame:
+    """The finals of `finalists_by_seed` named by their bits, as in "W4/A6, found (seed 0)".
+
+    The rules that picked a network make a label too long for a figure. Other labels stay.
+    """
+    trials = trials.copy()
+    bits = trials[list(ACTIVATION_BITS)].sum(axis=1)
+    found = trials["origin"].str.contains("(seed", regex=False)
+    for row in trials[found].itertuples():
+        seeds = sorted(set(re.findall(r"seed \d+", row.origin)))
+        name = f"W{row.weight_bits:.0f}/A{bits[row.Index]:.0f}, found ({', '.join(seeds)})"
+        trials.loc[row.Index, "origin"] = name
+    return trials
+
+
+def second_study() -> pd.DataFrame:
+    """Trainings of the second study: its finals, and networks chosen by hand, all trained alike.
+
+    Rows of `figures/cifar10_search_finals`, with short names, and `figures/cifar10_few_bits_short`;
+    the modelled energies are those under both tables of prices.
+    """
+    figures = project_root() / "figures"
+    finals = with_short_names(read_trials(figures / "cifar10_search_finals"))
+    by_hand = read_trials(figures / "cifar10_few_bits_short")
+    return complete_energies(pd.concat([finals, by_hand], ignore_index=True))
 
 
 def best_within(

@@ -56,6 +56,17 @@ def test_every_way_computes_one_of_the_two_networks(pair, ways):
             assert same >= (0.95 if "after training" in name else 0.995), name
 
 
+@pytest.mark.parametrize("vnni", [True, False])
+def test_weights_after_training_leave_room_where_sums_overflow(pair, ways, monkeypatch, vnni):
+    onnx = pytest.importorskip("onnx")
+    (_, _, images), (_, folder) = pair, ways
+    monkeypatch.setattr(compare, "has_vnni", lambda: vnni)
+    path = compare.quantize_after_training(folder / "plain.onnx", images[:16], folder / "q.onnx")
+    arrays = [onnx.numpy_helper.to_array(array) for array in onnx.load(path).graph.initializer]
+    largest = max(abs(array.astype(int)).max() for array in arrays if array.dtype == "int8")
+    assert largest == (127 if vnni else 64)
+
+
 def test_a_runtime_that_refuses_is_left_out_with_its_reason(pair, ways, monkeypatch):
     (saved, plain, images), (_, folder) = pair, ways
 

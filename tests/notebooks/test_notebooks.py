@@ -145,6 +145,18 @@ def test_few_bits_train_with_the_remedies(run_dir):
     assert levels.groupby("weights")["value"].nunique()["scale per channel"] >= 8
 
 
+def test_every_way_to_compute_a_network_is_measured_and_tested(run_dir):
+    table = pd.read_csv(run_dir / "inference.csv")
+    assert set(table["batches"]) == {"batches of 128", "one image at a time"}
+    ways = table.set_index("way")["test_accuracy"].groupby(level=0).agg(["first", "nunique"])
+    assert len(ways) >= 8 and ways["nunique"].eq(1).all()
+    # The same network, so the same accuracy; rounding between the layers may turn one image.
+    for name in ("emulation", "trained codes int8"):
+        same = ways.loc[ways.index.str.startswith((name, "emulation")), "first"]
+        assert np.ptp(same) <= 1 / 359 + 1e-9
+    assert (table[["energy_measured_j_per_image", "duration_s_per_image"]] > 0).all().all()
+
+
 def test_another_strategy_and_another_fidelity(tmp_path):
     parameters = {"strategy": "smac_mf_published", "fidelity": "epochs", "min_fidelity": 1}
     parameters |= {"train_size": 60, "epochs": 2, "n_initial": 2, "n_trials": 8, "pause_after": 7}

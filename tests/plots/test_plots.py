@@ -138,6 +138,11 @@ FORMATS = pd.DataFrame(
         "mean": [np.nan, 0.2, 0.45, 0.5],
     }
 )
+MEASURED = pd.DataFrame(
+    {"what": list("aabb"), "runtime": list("rsrs"), "test_accuracy": [0.9, 0.9, 0.8, 0.8],
+     "energy_measured_j_per_image": [4e-3, 5e-3, 2e-3, 9e-3],
+     "half_width_j_per_image": [1e-3, 1e-3, 1e-4, 1e-4]}
+)  # fmt: skip
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 1, 8, 8), dtype=np.uint8)
 LABELS = np.arange(12) % 3
@@ -194,6 +199,7 @@ FIGURES = {
     "break_even": lambda: plots.plot_break_even(BREAK_EVEN),
     "published": lambda: study.plot_published(study.compare(TRIALS)),
     "finals": lambda: study.plot_finals(FINALS),
+    "measured": lambda: study.plot_measured(MEASURED),
     "grid": lambda: study.plot_grid(GRID),
     "fidelities": lambda: plots.plot_fidelities(FIDELITIES),
     "energy_depth": lambda: plots.plot_energy_depth(DEPTH_READINGS, MODELLED),
@@ -775,6 +781,40 @@ def test_labels_of_finals_do_not_lie_on_each_other():
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert len(boxes) == 4
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+def test_labels_of_finals_keep_clear_of_whiskers():
+    """Two neighbours with long whiskers, as in the second study."""
+    rows = pd.concat([FINALS] * 2, ignore_index=True).assign(
+        origin=["default", "W3/A4", "W4/A4", "W2/A4", "integer W3/A4", "integer W4/A4"],
+        shift_depth=20,
+        arithmetic=["shift"] * 4 + ["integer"] * 2,
+        test_accuracy=[0.9116, 0.9056, 0.9059, 0.8943, 0.9051, 0.9096],
+        test_accuracy_half_width=[np.nan, 0.0016, 0.0040, 0.0081, 0.0071, 0.0036],
+    )
+    rows["energy_modelled_with_memory_j_per_image"] = [36e-6, 14.5e-6, 15e-6, 14e-6, 18e-6, 18.4e-6]
+    figure = study.plot_finals(rows).static
+    figure.draw_without_rendering()
+    (axis,) = figure.axes  # one depth, so no bar of its colours
+    labels = [text.get_window_extent() for text in axis.texts]
+    marks = [line.get_window_extent() for line in axis.lines]
+    assert len(labels) == 6 and len(marks) == 6 + 2 * 5
+    assert not any(label.overlaps(mark) for label in labels for mark in marks)
+    kinds = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sorted(kinds) == ["published default", "shifts", "uniform integers"]
+
+
+def test_the_measured_front_is_that_of_the_means():
+    figure = study.plot_measured(MEASURED)
+    assert figure.description == "On the front: b, r; a, r"
+    (axis,) = figure.static.axes
+    marks = [line for line in axis.lines if line.get_marker() in ("o", "s")]
+    drawn = {
+        (round(float(x), 9), round(float(y), 9)) for m in marks for x, y in [m.get_xydata()[0]]
+    }
+    assert drawn == {(4, 90), (5, 90), (2, 80), (9, 80)}
+    texts = [text.get_text() for text in figure.static.legends[0].get_texts()]
+    assert texts == ["a", "b", "r", "s"]
 
 
 def test_a_cell_says_what_was_reached_and_how_many_trainings_failed():

@@ -7,7 +7,13 @@ import pytest
 from dsnn_utils.analysis import pareto_front
 from dsnn_utils.paths import project_root
 from dsnn_utils.runs import read_settings, read_trials
-from dsnn_utils.study.figures import collect, committed_runs, remake, remake_comparison
+from dsnn_utils.study.figures import (
+    collect,
+    committed_runs,
+    remake,
+    remake_comparison,
+    remake_second_study,
+)
 from dsnn_utils.study.strategies import TABLES
 
 RUNS = committed_runs(project_root() / "figures")
@@ -39,6 +45,15 @@ def test_the_comparison_is_that_of_its_table(tmp_path):
     assert {path.suffix for path in files} == {".svg", ".png", ".csv"}
     assert (tmp_path / "comparison.csv").read_bytes() == (TABLES / "comparison.csv").read_bytes()
     assert (TABLES / "comparison.svg").exists()
+
+
+def test_the_second_study_is_drawn_from_its_tables(tmp_path):
+    committed = project_root() / "figures" / "cifar10_search_finals"
+    files = remake_second_study(tmp_path)
+    assert {path.suffix for path in files} == {".svg", ".png", ".csv"}
+    table = "second_study.csv"
+    assert (tmp_path / table).read_bytes() == (committed / table).read_bytes()
+    assert "second_study.svg" in (project_root() / "README.md").read_text()
 
 
 @pytest.mark.parametrize("run", RUNS, ids=[run.name for run in RUNS])

@@ -101,6 +101,32 @@ def test_a_finalist_keeps_its_fitted_format():
     assert point | fitted == point
 
 
+def test_finals_of_the_searches_have_short_names():
+    trials = pd.DataFrame(
+        [
+            ("knee (seed 1), within 45 % (seed 0), within 50 % (seed 0)", 4.0, 6, 0),
+            ("within 35 % (seed 2)", 2.0, 2, 1),
+            ("default", 5.0, 16, 16),
+        ],
+        columns=["origin", "weight_bits", "activation_integer_bits", "activation_fraction_bits"],
+    )
+    before = trials.copy()
+    names = study.with_short_names(trials)["origin"].tolist()
+    assert names == ["W4/A6, found (seed 0, seed 1)", "W2/A3, found (seed 2)", "default"]
+    pd.testing.assert_frame_equal(trials, before)
+
+
+def test_the_second_study_has_one_schedule():
+    trials = study.second_study()
+    for name in ("epochs", "lr", "batch_size", "optimizer", "train_size", "dataset", "model"):
+        assert trials[name].nunique() == 1, name
+    assert {"default", "W4/A4", "integer W4/A4"} <= set(trials["origin"])
+    assert not trials["origin"].str.contains("within").any()
+    assert not trials.duplicated(["origin", "seed"]).any()
+    done = trials[trials["status"] == "SUCCESS"]
+    assert done[["test_accuracy", *MODELLED_ENERGIES]].notna().all().all()
+
+
 def test_the_best_of_each_search_within_shares_of_the_energy():
     trials = pd.DataFrame(
         [
