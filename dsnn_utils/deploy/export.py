@@ -60,6 +60,9 @@ def export_onnx(saved: SavedNetwork, path: str | Path, form: str = "qdq") -> Pat
 
     check_fitted(saved.network)
     network = copy.deepcopy(saved.network).cpu().float().eval()
+    # In channels_last, as an evaluation leaves it, PyTorch exports a flattening as a `Gather`, and
+    # OpenVINO computed such a network wrongly in int8.
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # its stub
     shape = (len(saved.mean), *saved.image_size)
     with torch.no_grad():
         expected = network(probe(shape))

@@ -81,6 +81,18 @@ def assert_agrees(network, x, path):
         assert torch.equal(found.argmax(1)[clear], expected.argmax(1)[clear]), runtime
 
 
+def test_the_memory_format_changes_nothing(tmp_path):
+    """An evaluation leaves a network in channels_last; once that exported another graph."""
+    network = build_model("resnet20", 10).eval()
+    files = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        network.to(memory_format=layout)
+        files.append(export_onnx(as_saved(network), tmp_path / f"{layout}.onnx"))
+    assert network.conv1.weight.is_contiguous(memory_format=torch.channels_last)  # left as it was
+    graphs = [[node.op_type for node in onnx.load(file).graph.node] for file in files]
+    assert graphs[0] == graphs[1] and "Gather" not in graphs[0]
+
+
 # ------------------------------------------------------------------------- single layers
 
 
