@@ -106,7 +106,11 @@ def make_strategy(
         from dsnn_utils.search.nehvi import QLogNEHVI
 
         told = name == "qlognehvi_known_energy"
-        require(known or not told, f"strategy={name!r}: must be another {unknown}")
+        two = len(objectives) == 2 and objectives[0] == "loss"
+        require(
+            not told or (known and two),
+            f"strategy={name!r}: must be another for objectives={list(objectives)}, or {unknown}",
+        )
         return QLogNEHVI(space, objectives, seed, n_initial, energy_of if told else None)
     if name in ("gp", "tpe", "nsga2"):
         return Optuna(name, space, objectives, seed, n_initial)

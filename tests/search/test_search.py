@@ -154,6 +154,18 @@ def test_an_extra_that_is_not_installed_is_named(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_strategy_that_has_to_know_the_energy_says_so(tmp_path):
+    pytest.importorskip("botorch", reason="the extra `botorch` is not installed")
+    settings = {"max_depth": 20, "epochs": 3, "strategy": "qlognehvi_known_energy"}
+    message = "strategy='qlognehvi_known_energy': must be another for objectives="
+    with pytest.raises(ValueError, match=message):
+        search(synthetic, tmp_path / "run", SearchSettings(**settings), 26)
+    three = SearchSettings(**settings, objectives=(*OBJECTIVES, "duration_s"))
+    with pytest.raises(ValueError, match=message):
+        three.proposals(Known(synthetic).energy_of(OBJECTIVES[1]))
+    assert not (tmp_path / "run").exists()
+
+
 def test_known_energy_chooses_the_depth_too(tmp_path):
     trials = run(tmp_path, evaluate=Known(synthetic))
     assert trials["origin"].tolist() == ["default"] * 5 + ["initial"] * 3 + ["model"] * 18
