@@ -18,9 +18,8 @@ def quantize_after_training(float_onnx: str | Path, images: Tensor, path: str | 
 
     This is what one has without training for it: ONNX Runtime's `quantize_static`, a scale for each
     output channel and each tensor of activations, from the range seen on the (normalised) `images`.
-    Where this processor has no VNNI the weights have 7 bits, as ONNX Runtime advises: with 8 two
-    products of bytes overflow 16 bits, which took ResNet20 on CIFAR-10 from 91.7 % to 89 % and, in
-    OpenVINO, to 28 %.
+    Where this processor has no VNNI the weights have 7 bits, as ONNX Runtime advises: with 8 the
+    sum of two products of bytes overflows 16 bits.
     """
     import onnx
     from onnxruntime import quantization

@@ -217,9 +217,8 @@ def zdt_strategy(name: str, seed: int, energy_of):
         levels = make_fidelity("shift_depth", ZDT_STEPS, 1)
     else:
         space.add(Integer("shift_depth", (1, ZDT_STEPS), default=ZDT_STEPS))
-    n_initial = (
-        8 if energy_of is None else 3
-    )  # the five points of the beginning count, as in a search
+    # Where the energy is known the five points of the beginning count, as in a search.
+    n_initial = 8 if energy_of is None else 3
     return make_strategy(name, space, levels, OBJECTIVES, seed, n_initial, energy_of=energy_of)
 
 

@@ -40,11 +40,8 @@ from dsnn_utils.training import Diverged
 OBJECTIVES = ("loss", "energy_modelled_j_per_image")
 # Those whose libraries are installed: BoTorch is an extra.
 INSTALLED = [s for s in STRATEGIES if not s.startswith("qlognehvi") or find_spec("botorch")]
-SLOW = {
-    "gp",
-    "qlognehvi",
-    "qlognehvi_known_energy",
-}  # a proposal takes seconds: tests make do with three
+# A proposal takes seconds: tests make do with three.
+SLOW = {"gp", "qlognehvi", "qlognehvi_known_energy"}
 SETTINGS = {field.name for field in fields(SearchSettings)}
 
 
