@@ -150,9 +150,9 @@ def test_every_way_to_compute_a_network_is_measured_and_tested(run_dir):
     assert set(table["batches"]) == {"batches of 128", "one image at a time"}
     accuracy = table.groupby("way")["test_accuracy"].agg(["first", "nunique"])
     assert len(accuracy) >= 3 and accuracy["nunique"].eq(1).all()
-    # The same network, hardly trained: rounding between the layers turns a few of 359 images.
+    # The same network: rounding between the layers may turn an image or two of 359.
     same = accuracy.loc[accuracy.index.str.startswith(("emulation", "trained codes")), "first"]
-    assert np.ptp(same) <= 0.02
+    assert np.ptp(same) <= 2 / 359 + 1e-9
     assert (table[["energy_measured_j_per_image", "duration_s_per_image"]] > 0).all().all()
 
 
