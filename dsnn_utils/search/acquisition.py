@@ -5,6 +5,10 @@ hypervolume improvement (Emmerich, Giannakoglou and Naujoks 2006) then needs no 
 dimensions: between two neighbours of the front the loss to beat is constant, and what is expected
 there is the width of that stretch of energy times a one-dimensional expected improvement.
 
+The surrogate learns the logarithm of the loss (Hutter et al. 2009), and sees numbers of bits by
+their logarithms. From 9 to 10 % error is as far as from 60 to 67 %, from 2 to 4 bits about as far
+as from 8 to 16: between 2 bits that fail and 20 that hold it looks at 6, not at 11.
+
 The surrogate sees the trials of all depths, depth being one of its inputs: shallow networks inform
 about deep ones and the other way round. Both are components of SMAC3, which does the rest: initial
 design, maximising the acquisition function, bookkeeping.
@@ -30,19 +34,23 @@ from dsnn_utils.search.space import without_inactive
 
 
 def expected_improvement(mean, std, threshold):
-    """E[max(threshold - L, 0)] for a loss L ~ Normal(mean, std); arrays broadcast."""
+    """E[max(threshold - L, 0)] for a loss L with log L ~ Normal(mean, std); arrays broadcast.
+
+    From Hutter, Hoos, Leyton-Brown and Murphy (GECCO 2009), there E[I_exp]. The threshold is
+    positive.
+    """
     std = np.maximum(std, 1e-12)  # else 0 / 0 where a loss is certain and equals the threshold
-    z = (threshold - mean) / std
-    density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-    return (threshold - mean) * ndtr(z) + std * density
+    z = (np.log(threshold) - mean) / std
+    return threshold * ndtr(z) - np.exp(mean + std**2 / 2) * ndtr(z - std)
 
 
 def expected_hypervolume_improvement(mean, std, energy, front, reference) -> np.ndarray:
     """Expected growth of the dominated hypervolume by candidates of known energy.
 
-    `mean` and `std` of the loss, and `energy`, are arrays of one length; `front` has a row
-    (loss, energy) per point, dominated ones allowed; `reference` is the worst (loss, energy) that
-    counts. Both are minimised; the result is in units of loss x energy.
+    `mean` and `std` of the logarithm of the loss, and `energy`, are arrays of one length; `front`
+    has a row (loss, energy) per point, dominated ones allowed; `reference` is the worst (loss,
+    energy) that counts. Both are minimised, and losses are positive; the result is in units of
+    loss x energy.
     """
     worst_loss, worst_energy = reference
     front = np.asarray(front, dtype=float).reshape(-1, 2)
@@ -93,9 +101,9 @@ class LossSurrogate(GaussianProcessRegressor):
         return found - z @ z / 2
 
     def covariance(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """Posterior covariance of the losses, without noise, of each row of `one` with `other`'s.
+        """Posterior covariance of the outputs, without noise, of each row of `one` with `other`'s.
 
-        In units of the loss squared; sklearn itself has that of all rows with all.
+        In units of the outputs squared; sklearn itself has that of all rows with all.
         """
         signal = self.kernel_.k1
         distance = np.sqrt(5) * np.linalg.norm((one - other) / signal.k2.length_scale, axis=1)
@@ -146,7 +154,10 @@ def energies_of_vectors(
 
 
 class LossModel(AbstractModel):
-    """SMAC's view of the `LossSurrogate`: losses of configurations given as vectors.
+    """SMAC's view of the `LossSurrogate`: logarithms of the losses of configurations, as vectors.
+
+    A loss of 0 has no logarithm, so `losses` are raised by 2 % of the largest, and before that, if
+    some are negative, to 0. No difference between two of them changes.
 
     By the `conditions` (child, parent, values of the parent) some values count only where they are
     active.
@@ -159,6 +170,7 @@ class LossModel(AbstractModel):
     # trials if these are more, and it sees no more than 300 of them: its time grows with the cube
     # of their number, its memory with the square, and it has a few dozen scales to find.
     REFIT_EVERY, REFIT_SHARE, FITTED = 5, 20, 300
+    RAISED = 0.02  # are all losses, in shares of the largest
 
     def __init__(self, space: ConfigurationSpace, seed: int, conditions: Sequence[tuple] = ()):
         super().__init__(space, seed=seed)
@@ -169,24 +181,25 @@ class LossModel(AbstractModel):
         self.pending = np.empty((0, len(space)))
 
     def _train(self, X, Y):
-        inputs, losses = self._inputs(X), Y.ravel()
+        losses = Y.ravel() - min(0.0, Y.min())
+        inputs, logs = self._inputs(X), np.log(losses + self.RAISED * (losses.max() or 1))
         if self._until_refit == 0:
             surrogate = LossSurrogate(self._kernel or LossSurrogate.start(inputs.shape[1]))
             count = min(len(inputs), self.FITTED)
             some = np.arange(count) * len(inputs) // count  # evenly, from the first trials on
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # a bound reached is no error
-                self._kernel = surrogate.fit(inputs[some], losses[some]).kernel_
+                self._kernel = surrogate.fit(inputs[some], logs[some]).kernel_
             self._until_refit = max(self.REFIT_EVERY, len(inputs) // self.REFIT_SHARE)
         self._until_refit -= 1
-        self._surrogate = LossSurrogate(self._kernel, optimizer=None).fit(inputs, losses)
+        self._surrogate = LossSurrogate(self._kernel, optimizer=None).fit(inputs, logs)
         if len(self.pending):
             # "Kriging believer": taken for observed, the expected loss leaves the mean as it is and
             # takes away the uncertainty that made the pending point attractive.
             expected = self._surrogate.predict(self._inputs(self.pending))
-            X, losses = np.vstack([X, self.pending]), np.concatenate([losses, expected])
-            self._surrogate.fit(self._inputs(X), losses)
-        self.vectors, self.losses = X, losses
+            X, logs = np.vstack([X, self.pending]), np.concatenate([logs, expected])
+            self._surrogate.fit(self._inputs(X), logs)
+        self.vectors, self.losses = X, np.exp(logs)
         return self
 
     def _predict(self, X, covariance_type="diagonal"):
@@ -194,10 +207,10 @@ class LossModel(AbstractModel):
         return mean, None if covariance_type is None else std**2
 
     def told_by(self, trials: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Expected losses of the vectors `wanted`, and how much trials at `trials` may change them.
+        """Expected log losses of the vectors `wanted`, and how much trials at `trials` change them.
 
         That is the standard deviation of the expectation after such a trial, pair by pair: the
-        covariance of the two losses over the standard deviation of the trial's, noise included.
+        covariance of the two log losses over the standard deviation of the trial's, with noise.
         """
         _, std = self._surrogate.predict(self._inputs(trials), return_std=True)
         mean = self._surrogate.predict(self._inputs(wanted))
@@ -206,7 +219,7 @@ class LossModel(AbstractModel):
 
     def _inputs(self, vectors: np.ndarray) -> np.ndarray:
         """What the surrogate sees: choices one-hot, inactive values in the middle, rungs (epochs)
-        by their logarithms, in 0..1."""
+        and bits by their logarithms, in 0..1."""
         vectors, columns = inactive_in_the_middle(vectors, self._conditions), []
         for values, hyperparameter in zip(vectors.T, self._hyperparameters, strict=True):
             column = values[:, None]
@@ -215,8 +228,16 @@ class LossModel(AbstractModel):
             elif hasattr(hyperparameter, "sequence"):
                 rungs = np.log(hyperparameter.sequence)
                 column = ((rungs - rungs[0]) / (rungs[-1] - rungs[0]))[column.astype(int)]
+            elif hyperparameter.name.endswith("_bits") and hasattr(hyperparameter, "lower"):
+                column = _by_logarithm(column, hyperparameter.lower, hyperparameter.upper)
             columns.append(column)
         return np.hstack(columns).astype(float)
+
+
+def _by_logarithm(shares: np.ndarray, lower: int, upper: int) -> np.ndarray:
+    """Numbers given by their shares of the range, anew by the share of their logarithms."""
+    low, high = math.log(lower + 1), math.log(upper + 1)  # there are formats of no fraction bits
+    return (np.log(lower + 1 + shares * (upper - lower)) - low) / (high - low)
 
 
 class KnownEnergyImprovement(AbstractAcquisitionFunction):

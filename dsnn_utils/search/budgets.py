@@ -1,13 +1,14 @@
 """Two fidelities at once: shift depth, and the length of the training.
 
 A (configuration, depth) is a network; how many epochs it is trained, its budget, is a fidelity in
-the true sense: only full trainings count in the end. A short one is worth what it tells about
-them. The surrogate sees the budget beside configuration and depth, so it knows how much that is:
-after a trial at budget b the expected loss at the full budget changes by a normal amount of
-standard deviation |cov(full, b)| / sd(b). The expected hypervolume improvement with that standard
-deviation in place of the loss's own, per epoch, compares new networks, the same ones trained
-longer and full trainings in one list (the idea of the knowledge gradient for several fidelities:
-Poloczek, Wang and Frazier, NeurIPS 2017; with a front: Irshad, Karsch and Doepp 2021, MOMF).
+the true sense: only full trainings count in the end. A short one is worth what it tells about them.
+The surrogate sees the budget beside configuration and depth, so it knows how much that is: after a
+trial at budget b the expected logarithm of the loss at the full budget changes by a normal amount
+of standard deviation |cov(full, b)| / sd(b). The expected hypervolume improvement with that
+standard deviation in place of the loss's own, per epoch, compares new networks, the same ones
+trained longer and full trainings in one list (the idea of the knowledge gradient for several
+fidelities: Poloczek, Wang and Frazier, NeurIPS 2017; with a front: Irshad, Karsch and Doepp 2021,
+MOMF).
 
 Cost is counted in epochs, not in seconds: these differ from run to run, and the same seed has to
 give the same search. A longer training starts anew: a schedule that falls to zero within the
@@ -53,7 +54,7 @@ class ImprovementPerEpoch(KnownEnergyImprovement):
         trained = np.column_stack([losses, energies])
         self._reference = self._worst(trained)
         expected, _ = self.model.predict(self._in_full(vectors))
-        self._expected = np.column_stack([expected.ravel(), energies])
+        self._expected = np.column_stack([np.exp(expected.ravel()), energies])
         full = vectors[:, self._column] == len(self._budgets) - 1
         self._front = trained[full] if self.full_only else self._expected
 
