@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import moocore
 import numpy as np
-from ConfigSpace import ConfigurationSpace
+from ConfigSpace import ConfigurationSpace, UniformIntegerHyperparameter
 from scipy.linalg import solve_triangular
 from scipy.special import ndtr
 from sklearn.exceptions import ConvergenceWarning
@@ -228,8 +228,9 @@ class LossModel(AbstractModel):
             elif hasattr(hyperparameter, "sequence"):
                 rungs = np.log(hyperparameter.sequence)
                 column = ((rungs - rungs[0]) / (rungs[-1] - rungs[0]))[column.astype(int)]
-            elif hyperparameter.name.endswith("_bits") and hasattr(hyperparameter, "lower"):
-                column = _by_logarithm(column, hyperparameter.lower, hyperparameter.upper)
+            elif isinstance(hyperparameter, UniformIntegerHyperparameter):
+                if hyperparameter.name.endswith("_bits") and not hyperparameter.log:
+                    column = _by_logarithm(column, hyperparameter.lower, hyperparameter.upper)
             columns.append(column)
         return np.hstack(columns).astype(float)
 
