@@ -103,7 +103,7 @@ def _strategy_panels(
         axis.get_legend().remove()
         seeds = part.groupby("strategy")["seed"].nunique()
         spread = f"{seeds.min()}" if seeds.nunique() == 1 else f"{seeds.min()} to {seeds.max()}"
-        axis.set_title(f"{title} ({spread} seeds)", fontsize=8)
+        axis.set_title(f"{title}\n({spread} seeds)", fontsize=8)  # five panels are narrow
         axis.set(xlabel=label, ylabel="")
         for name in [n for n in names if n in set(part["strategy"])]:
             runs = part[part["strategy"] == name].groupby("x")["hypervolume"]

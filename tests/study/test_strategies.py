@@ -87,7 +87,7 @@ def test_a_line_per_strategy_and_problem():
     figure = study.plot_strategies(pd.concat([results, results.assign(problem="q")]))
     assert len(figure.interactive.data) == 6
     axes = figure.static.axes
-    assert [axis.get_title().split(" (")[0] for axis in axes] == ["p", "q"]
+    assert [axis.get_title().splitlines()[0] for axis in axes] == ["p", "q"]
     drawn = {
         tuple(np.round(line.get_ydata(), 6)) for line in axes[0].lines if len(line.get_xdata())
     }
