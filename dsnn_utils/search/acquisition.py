@@ -170,7 +170,7 @@ class LossModel(AbstractModel):
     # trials if these are more, and it sees no more than 300 of them: its time grows with the cube
     # of their number, its memory with the square, and it has a few dozen scales to find.
     REFIT_EVERY, REFIT_SHARE, FITTED = 5, 20, 300
-    RAISED = 0.02  # are all losses, in shares of the largest
+    RAISED = 0.02  # the share of the largest loss that is added to each
 
     def __init__(self, space: ConfigurationSpace, seed: int, conditions: Sequence[tuple] = ()):
         super().__init__(space, seed=seed)

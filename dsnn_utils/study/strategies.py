@@ -1,6 +1,6 @@
 """The committed comparison of search strategies: read it, and say who is better by how much.
 
-The tables are made by `make bench-search` (`tests/benchmarks/bench_search.py` explains both
+The tables are made by `make bench-search` (`tests/benchmarks/bench_search.py` explains the
 problems) and lie in `figures/strategies`.
 """
 

@@ -263,6 +263,9 @@ def zdt_first() -> list[dict]:
 
 # --- the comparison ------------------------------------------------------------------------------
 
+LOSSES = {"synthetic": synthetic_loss, "digits": digits_loss, "cifar10": cifar10_loss}
+LOSSES |= {problem: partial(zdt_loss, problem) for problem in ("zdt1", "zdt2")}
+
 
 def run(problem: str, arm: str, seed: int, trials: int) -> list[dict]:
     """One search; a row per ten trials, and one after 15."""
@@ -279,17 +282,13 @@ def run(problem: str, arm: str, seed: int, trials: int) -> list[dict]:
         strategy = settings.proposals(known)
     else:
         strategy, first = zdt_strategy(name, seed, known), zdt_first()
-    known_losses = {
-        "synthetic": synthetic_loss, "digits": digits_loss, "cifar10": cifar10_loss,
-    }  # fmt: skip
-    losses = known_losses.get(problem, partial(zdt_loss, problem))
     noise = np.random.default_rng(seed + 1000)
     values, rows, cpu_s = [], [], 0.0
     for number in range(trials):
         started = time.process_time()
         point = first[number] if number < len(first) else strategy.ask()[0]
         cpu_s += time.process_time() - started
-        loss = seen = losses(point)
+        loss = seen = LOSSES[problem](point)
         if problem in NOISE:
             seen = float(np.clip(loss + NOISE[problem] * noise.normal(), 0, 1))
         values.append((loss, energy_of(point)))
