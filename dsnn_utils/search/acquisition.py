@@ -1,9 +1,11 @@
-"""Expected hypervolume improvement over (configuration, shift depth), the energy being known.
+"""Expected hypervolume improvement over (configuration, shift depth), of loss and energy.
 
 The modelled energy of a network needs no training, so only its loss is uncertain. The expected
 hypervolume improvement (Emmerich, Giannakoglou and Naujoks 2006) then needs no integral in two
 dimensions: between two neighbours of the front the loss to beat is constant, and what is expected
-there is the width of that stretch of energy times a one-dimensional expected improvement.
+there is the width of that stretch of energy times a one-dimensional expected improvement. A
+measured energy, or a second objective of one's own, has a surrogate as the loss has; the width is
+an expectation then, too.
 
 The surrogate learns the logarithm of the loss (Hutter et al. 2009), and sees numbers of bits by
 their logarithms. From 9 to 10 % error is as far as from 60 to 67 %, from 2 to 4 bits about as far
@@ -44,13 +46,16 @@ def expected_improvement(mean, std, threshold):
     return threshold * ndtr(z) - np.exp(mean + std**2 / 2) * ndtr(z - std)
 
 
-def expected_hypervolume_improvement(mean, std, energy, front, reference) -> np.ndarray:
-    """Expected growth of the dominated hypervolume by candidates of known energy.
+def expected_hypervolume_improvement(
+    mean, std, energy, front, reference, energy_std=None
+) -> np.ndarray:
+    """Expected growth of the dominated hypervolume by candidates.
 
     `mean` and `std` of the logarithm of the loss, and `energy`, are arrays of one length; `front`
     has a row (loss, energy) per point, dominated ones allowed; `reference` is the worst (loss,
     energy) that counts. Both are minimised, and losses are positive; the result is in units of
-    loss x energy.
+    loss x energy. With `energy_std` the energy is uncertain as well, independent of the loss:
+    `energy` and `energy_std` are mean and standard deviation of its logarithm.
     """
     worst_loss, worst_energy = reference
     front = np.asarray(front, dtype=float).reshape(-1, 2)
@@ -63,7 +68,11 @@ def expected_hypervolume_improvement(mean, std, energy, front, reference) -> np.
     edges = np.concatenate([[-np.inf], front[:, 1], [worst_energy]])[:, None]
     thresholds = np.minimum(worst_loss, np.concatenate([[worst_loss], front[:, 0]]))[:, None]
     # Where less energy is allowed than the candidate takes, it dominates nothing.
-    widths = np.clip(edges[1:] - np.maximum(edges[:-1], energy), 0, None)
+    if energy_std is None:
+        widths = np.clip(edges[1:] - np.maximum(edges[:-1], energy), 0, None)
+    else:  # of what lies below each edge, as above, the stretches are the differences
+        below = expected_improvement(np.asarray(energy), np.asarray(energy_std), edges[1:])
+        widths = np.diff(below, axis=0, prepend=0)
     gains = expected_improvement(np.asarray(mean), np.asarray(std), thresholds)
     return (widths * gains).sum(axis=0)
 
@@ -241,29 +250,29 @@ def _by_logarithm(shares: np.ndarray, lower: int, upper: int) -> np.ndarray:
     return (np.log(lower + 1 + shares * (upper - lower)) - low) / (high - low)
 
 
-class KnownEnergyImprovement(AbstractAcquisitionFunction):
-    """Expected hypervolume improvement of configurations whose energy is computed, not predicted.
+class FrontImprovement(AbstractAcquisitionFunction):
+    """What the front of all trials the model saw is expected to grow by.
 
-    `energy_of(point)` is the energy of a point, as in `energies_of_vectors`. The front is that of
-    all trials the model saw, the reference point their worst loss and energy, or the `limit` where
-    that is less energy: a network beyond it is worth nothing.
+    The reference point is their worst loss and energy, or the `limit` where that is less energy: a
+    network beyond it is worth nothing.
     """
 
-    def __init__(
-        self,
-        space: ConfigurationSpace,
-        energy_of: Callable[[Mapping], float],
-        limit: float | None = None,
-    ):
+    def __init__(self, limit: float | None = None):
         super().__init__()
-        self._space, self._energy_of = space, energy_of
         self._limit = math.inf if limit is None else limit
         self._losses: LossModel  # what SMAC gives us as `model`
 
+    def told(self, vector: np.ndarray, cost: float) -> None:
+        """Take note of the second objective of a trial."""
+
     def _update(self, **kwargs):
         self._losses = self.model
-        self._front = np.column_stack([self.model.losses, self._energies(self.model.vectors)])
+        self._front = np.column_stack([self.model.losses, self._energies_of_trials()])
         self._reference = self._worst(self._front)
+
+    def _energies_of_trials(self) -> np.ndarray:
+        """The energy of each vector that the model saw."""
+        raise NotImplementedError
 
     def _worst(self, points: np.ndarray) -> np.ndarray:
         """The reference point: the largest loss and energy of the points, within the limit."""
@@ -274,15 +283,7 @@ class KnownEnergyImprovement(AbstractAcquisitionFunction):
 
     def values(self, vectors: np.ndarray) -> np.ndarray:
         """The expected improvement of each vector."""
-        mean, variance = self._losses.predict(vectors)
-        assert variance is not None  # for the types: only where none is asked for
-        return expected_hypervolume_improvement(
-            mean.ravel(),
-            np.sqrt(variance.ravel()),
-            self._energies(vectors),
-            self._front,
-            self._reference,
-        )
+        raise NotImplementedError
 
     def parents(self) -> np.ndarray:
         """The vectors of the front."""
@@ -292,5 +293,68 @@ class KnownEnergyImprovement(AbstractAcquisitionFunction):
         """The candidates to choose from: those drawn, and none besides."""
         return drawn
 
+
+class KnownEnergyImprovement(FrontImprovement):
+    """Expected hypervolume improvement of configurations whose energy is computed, not predicted.
+
+    `energy_of(point)` is the energy of a point, as in `energies_of_vectors`.
+    """
+
+    def __init__(
+        self,
+        space: ConfigurationSpace,
+        energy_of: Callable[[Mapping], float],
+        limit: float | None = None,
+    ):
+        super().__init__(limit)
+        self._space, self._energy_of = space, energy_of
+
+    def _energies_of_trials(self):
+        return self._energies(self._losses.vectors)
+
+    def values(self, vectors: np.ndarray) -> np.ndarray:
+        """The expected improvement of each vector."""
+        mean, std = _predicted(self._losses, vectors)
+        energies = self._energies(vectors)
+        return expected_hypervolume_improvement(mean, std, energies, self._front, self._reference)
+
     def _energies(self, vectors: np.ndarray) -> np.ndarray:
         return energies_of_vectors(self._space, vectors, self._energy_of)
+
+
+class LearnedCostImprovement(FrontImprovement):
+    """The same where only a trial tells the second objective, as with measured energy.
+
+    A second surrogate, `costs`, learns it.
+    """
+
+    def __init__(self, costs: LossModel):
+        super().__init__()
+        self._costs = costs
+        self._cost_of: dict[bytes, float] = {}
+
+    def told(self, vector: np.ndarray, cost: float) -> None:
+        """Take note of the second objective of a trial."""
+        self._cost_of[vector.tobytes()] = cost
+
+    def _energies_of_trials(self):
+        vectors, pending = self._losses.vectors, self._losses.pending
+        tried = vectors[: len(vectors) - len(pending)]
+        self._costs.pending = pending
+        costs = [self._cost_of[vector.tobytes()] for vector in tried]
+        return self._costs.train(tried, np.array(costs)).losses
+
+    def values(self, vectors: np.ndarray) -> np.ndarray:
+        """The expected improvement of each vector."""
+        mean, std = _predicted(self._losses, vectors)
+        cost, cost_std = _predicted(self._costs, vectors)
+        return expected_hypervolume_improvement(
+            mean, std, cost, self._front, self._reference, cost_std
+        )
+
+
+def _predicted(model: LossModel, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the logarithms."""
+    mean, variance = model.predict(vectors)
+    assert variance is not None  # for the types: only where none is asked for
+    return mean.ravel(), np.sqrt(variance.ravel())

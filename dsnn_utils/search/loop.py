@@ -177,7 +177,7 @@ def search(
 
     energy_of(objective)                    a function from a point to a modelled energy, which is
                                             then known beforehand: only the loss is left to the
-                                            surrogate. Without it "smac_mf" warns and makes do
+                                            surrogate
     check(objectives, hyperparameters)      called before any trial, the second being the names of
                                             your own: may refuse what it does not know
     discard(point, seed)                    called when a trial is recorded
@@ -267,15 +267,7 @@ def _known_energy(evaluate, settings: SearchSettings) -> Callable[[Mapping], flo
     objectives = settings.objectives
     if len(objectives) != 2 or objectives[1] not in MODELLED_ENERGIES:
         return None
-    if not hasattr(evaluate, "energy_of"):
-        if settings.strategy == "smac_mf" and settings.fidelity == "shift_depth":
-            warnings.warn(
-                f"the target function has no energy_of: {objectives[1]} is not known before a "
-                "training, and smac_mf is Hyperband with ParEGO, the weaker search (notebook 3)",
-                stacklevel=3,
-            )
-        return None
-    return evaluate.energy_of(objectives[1])
+    return evaluate.energy_of(objectives[1]) if hasattr(evaluate, "energy_of") else None
 
 
 def costs(row: Mapping, rows: Sequence[Mapping], objectives: Sequence[str]) -> list[float] | None:

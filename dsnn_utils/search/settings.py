@@ -18,7 +18,7 @@ from dsnn_utils.search.space import (
     make_fidelity,
     without_inactive,
 )
-from dsnn_utils.search.strategies import make_strategy
+from dsnn_utils.search.strategies import chooses_depth, make_strategy
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class SearchSettings:
     `space` names the search space (see `dsnn_space`), `max_depth` is the network's number of
     shiftable layers, `epochs` the length of a training (a hyperparameter from `min_epochs` up where
     that is given). A multi-fidelity `strategy` spends more of `fidelity`, from `min_fidelity` up,
-    on the better configurations: by Hyperband on the best 1/`eta`, or, where the energy is known
-    beforehand, on what promises the largest growth of the front. For any other strategy shift depth
-    is an ordinary hyperparameter. `objectives` are minimised. `n_initial` random configurations
-    come before the model; where the energy is known beforehand, the trials of the default count
-    among these, and one random configuration at least is left. `seed_configurations` (dicts,
-    missing entries as in the default) are evaluated right after the default. `context` is recorded
-    with the run: everything else that makes a trial what it is, such as data and recipe.
+    on the better configurations: by Hyperband on the best 1/`eta`, or, if it chooses the depth (see
+    `chooses_depth`), on what promises the largest growth of the front. For any other strategy shift
+    depth is an ordinary hyperparameter. `objectives` are minimised. `n_initial` random
+    configurations come before the model; of a strategy that chooses the depth the trials of the
+    default count among these, and one random configuration at least is left. `seed_configurations`
+    (dicts, missing entries as in the default) are evaluated right after the default. `context` is
+    recorded with the run: everything else that makes a trial what it is, such as data and recipe.
 
     `budgets` are lengths of trainings in epochs, ascending, the last one `epochs`: "smac_mf" then
     also chooses how long a network is trained, where the energy is known beforehand (see
@@ -176,11 +176,11 @@ class SearchSettings:
         """The strategy that proposes all further points; `energy_of` as in `make_strategy`."""
         levels = self.levels if self.multi_fidelity else None
         n_initial = self.n_initial
-        known = energy_of is not None
-        if known and levels is not None:  # it has to take in all it is told
+        joint = chooses_depth(self.strategy, self.fidelity, self.objectives)
+        if joint and levels is not None:  # it has to take in all it is told
             told = [point[self.fidelity] for point, _ in self.first_points()]
             levels = replace(levels, minimum=min(levels.minimum, *told))
-        if known and (levels is not None or self.strategy == "qlognehvi_known_energy"):
+        if joint or self.strategy == "qlognehvi_known_energy":
             if not self.budgets:
                 n_default = len(self.first_points()) - len(self.seed_configurations)
                 n_initial = max(1, n_initial - n_default)

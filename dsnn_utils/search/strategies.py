@@ -35,6 +35,8 @@ from dsnn_utils.search.space import Fidelity, conditions_of
 if TYPE_CHECKING:  # a slow import, done where it is used
     from smac.runhistory import TrialInfo
 
+    from dsnn_utils.search.acquisition import FrontImprovement
+
 
 def register_strategy(name: str, make: Callable) -> None:
     """Let a strategy of one's own go by a name, in `SearchSettings(strategy=name)`.
@@ -72,12 +74,13 @@ def make_strategy(
     for all others it must be None. `n_initial` random configurations come before the surrogate is
     trusted; `eta` is the share promoted by successive halving (the best 1/eta).
 
-    `energy_of(point)` is the second objective where that is a modelled energy, known without a
-    training from depth and bits (`search.trial.energy_function`). With it, and shift depth as
-    the fidelity, "smac_mf" chooses configuration and depth together by expected hypervolume
-    improvement; without it, and for other objectives and fidelities, it is SMAC3's Hyperband with
-    ParEGO. `budgets` (epochs, ascending) let it choose the length of a training, too. What needs
-    more than `energy_limit` (J per image) is worth nothing to it.
+    With shift depth as the fidelity, and the loss and one other objective, "smac_mf" chooses
+    configuration and depth together by expected hypervolume improvement (`chooses_depth`); else it
+    is SMAC3's Hyperband with ParEGO. `energy_of(point)` is the second objective where that is a
+    modelled energy, known without a training from depth and bits
+    (`search.trial.energy_function`); without it a second surrogate learns it. With it, `budgets`
+    (epochs, ascending) let "smac_mf" choose the length of a training, too, and what needs more than
+    `energy_limit` (J per image) is worth nothing to it.
 
     Raises ValueError for an unknown name, and for budgets or a limit where the energy is not known.
     """
@@ -92,10 +95,9 @@ def make_strategy(
         f"energy_limit_j_per_image={energy_limit}: must be None {unknown}",
     )
     if fidelity is not None:
-        joint = fidelity.name == "shift_depth" and len(objectives) == 2 and objectives[0] == "loss"
-        if name == "smac_mf" and energy_of is not None and joint:
+        if chooses_depth(name, fidelity.name, objectives):
             energy = energy_of, energy_limit
-            return SmacKnownEnergy(space, fidelity, *energy, seed, n_initial, budgets)
+            return SmacFront(space, fidelity, *energy, seed, n_initial, budgets)
         if name == "smac_mf":
             return SmacMultiFidelity(space, fidelity, objectives, seed, n_initial, eta)
         if name == "smac_mf_published":
@@ -119,6 +121,12 @@ def make_strategy(
     if name in REGISTERED["strategy"]:
         return REGISTERED["strategy"][name](space, objectives, seed, n_initial)
     raise NotImplementedError(f"strategy {name!r} is listed and not built here")
+
+
+def chooses_depth(name: str, fidelity: str, objectives: Sequence[str]) -> bool:
+    """Whether the strategy takes shift depth for one more input of its model (`SmacFront`)."""
+    two = len(objectives) == 2 and objectives[0] == "loss"
+    return name == "smac_mf" and fidelity == "shift_depth" and two
 
 
 class RandomSearch:
@@ -177,8 +185,11 @@ class Smac:
     def _origin(self, config: Configuration) -> str:
         return _origin(config)
 
-    def tell(self, point: dict, costs: list[float], success: bool) -> None:
-        """Report the finite `costs` of a point, asked for or not (crash costs if it failed)."""
+    def tell(self, point: dict, costs: list[float], success: bool) -> Configuration:
+        """Report the finite `costs` of a point, asked for or not (crash costs if it failed).
+
+        Returns the configuration that SMAC took it for.
+        """
         from smac.runhistory import StatusType, TrialInfo, TrialValue
 
         info = self._open.pop(_key(point), None)
@@ -191,6 +202,7 @@ class Smac:
         cost = list(map(float, costs))
         value = TrialValue(cost[0] if len(cost) == 1 else cost, status=status)
         self._facade.tell(info, value, save=False)
+        return info.config
 
 
 class SmacMultiFidelity(Smac):
@@ -226,20 +238,23 @@ class SmacMultiFidelity(Smac):
         return super()._point(info) | {self._fidelity.name: self._fidelity.value(info.budget)}
 
 
-class SmacKnownEnergy(Smac):
+class SmacFront(Smac):
     """SMAC3 with a Gaussian process of the loss and expected hypervolume improvement.
 
     Shift depth is an input of the surrogate and chosen together with the configuration, from its
     whole range; promoting a configuration is one of the candidates: when it promises most, it is
-    taken. See `dsnn_utils.search.acquisition`, and `dsnn_utils.search.budgets` for `budgets`, with
-    which the length of a training is chosen, too; the initial design has the shortest then.
+    taken. The second objective is known (`energy_of`) or has a Gaussian process of its own. See
+    `dsnn_utils.search.acquisition`, and `dsnn_utils.search.budgets` for `budgets`, with which the
+    length of a training is chosen, too; the initial design has the shortest then.
     """
+
+    _improvement: "FrontImprovement"
 
     def __init__(
         self,
         space: ConfigurationSpace,
         fidelity: Fidelity,
-        energy_of: Callable[[Mapping], float],
+        energy_of: Callable[[Mapping], float] | None,
         energy_limit: float | None,
         seed: int,
         n_initial: int,
@@ -259,16 +274,22 @@ class SmacKnownEnergy(Smac):
         super().__init__(space, ("loss",), seed, n_initial)
 
     def _make_facade(self, space, objectives, seed, n_initial):
-        from dsnn_utils.search.acquisition import KnownEnergyImprovement, LossModel
+        from dsnn_utils.search.acquisition import (
+            KnownEnergyImprovement,
+            LearnedCostImprovement,
+            LossModel,
+        )
         from dsnn_utils.search.budgets import ImprovementPerEpoch
         from dsnn_utils.search.candidates import BestCandidate
 
         self._model = LossModel(space, seed, self._conditions)
-        self._improvement = (
-            ImprovementPerEpoch(space, self._energy_of, self._budgets, self._limit)
-            if self._budgets
-            else KnownEnergyImprovement(space, self._energy_of, self._limit)
-        )
+        if self._energy_of is None:
+            self._improvement = LearnedCostImprovement(LossModel(space, seed, self._conditions))
+        elif self._budgets:
+            known = self._energy_of, self._budgets, self._limit
+            self._improvement = ImprovementPerEpoch(space, *known)
+        else:
+            self._improvement = KnownEnergyImprovement(space, self._energy_of, self._limit)
         maximizer = BestCandidate(space, seed, self._conditions)
         own = {"model": self._model, "acquisition": self._improvement, "maximizer": maximizer}
         facade = _smac_facade(space, objectives, seed, n_initial, **own)
@@ -284,12 +305,12 @@ class SmacKnownEnergy(Smac):
         """The next point and its origin: "initial" (random), "model", or "promoted" (by the model,
         a configuration seen before, at another depth; with budgets a network seen before, trained
         longer)."""
-        from dsnn_utils.search.budgets import FULL_SHARE
+        from dsnn_utils.search.budgets import FULL_SHARE, ImprovementPerEpoch
 
         pending = [info.config.get_array() for info in self._open.values()]
         self._model.pending = np.array(pending).reshape(-1, len(self._space))
         self._facade._config_selector._previous_entries = -1  # train even without new results
-        if self._budgets:
+        if isinstance(self._improvement, ImprovementPerEpoch):
             self._improvement.full_only = self._epochs["full"] < FULL_SHARE * self._epochs["all"]
         point, origin = super().ask()
         if origin == "model" and self._configuration(point) in self._seen:
@@ -297,11 +318,13 @@ class SmacKnownEnergy(Smac):
         self._note(point)
         return point, origin
 
-    def tell(self, point: dict, costs: list[float], success: bool) -> None:
-        """Report the finite loss, first in `costs`, of a point, asked for or not."""
+    def tell(self, point: dict, costs: list[float], success: bool) -> Configuration:
+        """Report the finite `costs` of a point, asked for or not, the loss first."""
         if _key(point) not in self._open:
             self._note(point)
-        super().tell(point, costs[:1], success)
+        config = super().tell(point, costs[:1], success)
+        self._improvement.told(config.get_array(), costs[1])
+        return config
 
     def _note(self, point: dict) -> None:
         self._seen.add(self._configuration(point))

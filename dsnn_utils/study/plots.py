@@ -87,7 +87,8 @@ def _strategy_panels(
     names = [n for n in STRATEGY_ORDER if n in found]
     names += [n for n in found if n not in names]
     free = [colour for colour in (*CATEGORIES, GREY) if colour != BLACK]
-    colours = dict(zip(names, free * 9, strict=False)) | {"smac_mf": BLACK}
+    others = [n for n in names if n not in ("smac_mf", "smac_mf_unknown_energy")]
+    colours = dict.fromkeys(names, BLACK) | dict(zip(others, free * 9, strict=False))
     figure, axes = new_axes(TWO_COLUMNS, 2.9, columns=len(panels), squeeze=False)
     live = plotly_figure(height=420)
     live = make_subplots(1, len(panels), subplot_titles=list(panels), figure=live)

@@ -28,7 +28,7 @@ def read_comparison() -> pd.DataFrame:
     """Hypervolume (share of the reference box) of each run, a row per ten trials, and at 15.
 
     Columns problem, strategy, seed, trials, hypervolume, cpu_s_per_trial. The strategy
-    "smac_mf_unknown_energy" is smac_mf where the energy is not known beforehand.
+    "smac_mf_unknown_energy" is smac_mf where only a trial tells the energy, as a measured one.
     """
     return pd.read_csv(TABLES / "comparison.csv")
 

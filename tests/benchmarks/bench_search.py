@@ -251,8 +251,8 @@ def zdt_strategy(name: str, seed: int, energy_of):
         levels = make_fidelity("shift_depth", ZDT_STEPS, 1)
     else:
         space.add(Integer("shift_depth", (1, ZDT_STEPS), default=ZDT_STEPS))
-    # Where the energy is known the five points of the beginning count, as in a search.
-    n_initial = 8 if energy_of is None else 3
+    # With these strategies the five points of the beginning count, as in a search.
+    n_initial = 3 if name in ("smac_mf", "qlognehvi_known_energy") else 8
     return make_strategy(name, space, levels, OBJECTIVES, seed, n_initial, energy_of=energy_of)
 
 

@@ -17,7 +17,7 @@ from dsnn_utils.search.acquisition import (
     expected_hypervolume_improvement,
     expected_improvement,
 )
-from dsnn_utils.search.strategies import SmacKnownEnergy, SmacMultiFidelity, make_strategy
+from dsnn_utils.search.strategies import SmacFront, SmacMultiFidelity, make_strategy
 from dsnn_utils.shift import build_model, convert_to_shift
 
 OBJECTIVES = ("loss", "energy_modelled_j_per_image")
@@ -96,6 +96,33 @@ def test_hypervolume_improvement_is_the_mean_over_draws(seed):
         gains = np.array(grown) - before
         tolerance = 5 * gains.std() / len(losses) ** 0.5 + 1e-5
         assert found[candidate] == pytest.approx(gains.mean(), abs=tolerance)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_so_it_is_where_the_energy_is_uncertain_too(seed):
+    random = np.random.default_rng(seed)
+    front, reference = random.random((6, 2)), [0.9, 0.95]
+    means, stds = np.log(random.random((3, 2))), random.random((3, 2))
+    found = expected_hypervolume_improvement(
+        means[:, 0], stds[:, 0], means[:, 1], front, reference, stds[:, 1]
+    )
+    before = moocore.hypervolume(front, ref=reference)
+    for expected, mean, std in zip(found, means, stds, strict=True):
+        draws = np.exp(random.normal(mean, std, (4000, 2)))
+        grown = [moocore.hypervolume(np.vstack([front, draw]), ref=reference) for draw in draws]
+        gains = np.array(grown) - before
+        tolerance = 5 * gains.std() / len(draws) ** 0.5 + 1e-5
+        assert expected == pytest.approx(gains.mean(), abs=tolerance)
+
+
+def test_an_energy_learned_without_doubt_is_a_known_one():
+    random = np.random.default_rng(0)
+    front, reference = random.random((6, 2)), [0.9, 0.95]
+    mean, std, energy = np.log(random.random(9)), random.random(9), random.random(9)
+    known = expected_hypervolume_improvement(mean, std, energy, front, reference)
+    sure = np.log(energy), np.zeros(9)
+    learned = expected_hypervolume_improvement(mean, std, sure[0], front, reference, sure[1])
+    assert learned == pytest.approx(known, abs=1e-12) and known.max() > 0
 
 
 def test_hypervolume_improvement_without_a_front():
@@ -195,8 +222,10 @@ def test_the_model_takes_over_after_the_initial_design():
         seen.append(point)
 
 
-def test_it_beats_its_own_random_design():
-    model, chance = drive(make(), 30), drive(make(n_initial=30), 30)
+@pytest.mark.parametrize("told", [True, False])
+def test_it_beats_its_own_random_design(told):
+    energy = energy_of if told else None
+    model, chance = drive(make(energy_of=energy), 30), drive(make(n_initial=30), 30)
     found, base = (
         moocore.hypervolume(np.array([c for _, _, c in done]) / [1, 92], ref=[0.9, 1])
         for done in (model, chance)
@@ -242,8 +271,9 @@ def test_the_hash_seed_changes_nothing():
     assert len(outputs) == 1 and "model" in outputs.pop()
 
 
-def test_several_points_can_be_open():
-    strategy = make()
+@pytest.mark.parametrize("known", [energy_of, None])
+def test_several_points_can_be_open(known):
+    strategy = make(energy_of=known)
     default = published_default(20, 8)
     strategy.tell(default, [loss_of(default), energy_of(default)], True)
     asked = [strategy.ask()[0] for _ in range(8)]
@@ -253,23 +283,24 @@ def test_several_points_can_be_open():
     assert strategy.ask()[0] not in asked
 
 
-def test_constant_losses_are_no_error():
-    strategy = make()
+@pytest.mark.parametrize("known", [energy_of, None])
+def test_constant_losses_are_no_error(known):
+    strategy = make(energy_of=known)
     for _ in range(10):
         point, _ = strategy.ask()
-        strategy.tell(point, [1.0, energy_of(point)], success=False)
+        strategy.tell(point, [1.0, energy_of(point) if known else 1.0], success=False)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "known"),
+    ("arguments", "joint"),
     [
         ({}, True),
-        ({"energy_of": None}, False),
+        ({"energy_of": None}, True),
         ({"fidelity": "epochs"}, False),
         ({"objectives": ("loss",)}, False),
         ({"objectives": (*OBJECTIVES, "duration_s")}, False),
     ],
 )
-def test_everything_else_is_left_to_smacs_hyperband(arguments, known):
+def test_everything_else_is_left_to_smacs_hyperband(arguments, joint):
     strategy = make(**arguments)
-    assert isinstance(strategy, SmacKnownEnergy if known else SmacMultiFidelity)
+    assert isinstance(strategy, SmacFront if joint else SmacMultiFidelity)

@@ -78,7 +78,6 @@ def test_a_parallel_run_resumes_with_any_number_of_workers(strategy, tmp_path, s
     before = ""
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # the replay asks for something else
-        warnings.filterwarnings("ignore", "the target function has no energy_of")
         for n_workers, count in ((3, 9), (1, 17), (4, 22)):
             shuffled(n_workers, seed=count)
             with pytest.raises(KeyboardInterrupt):
@@ -103,9 +102,10 @@ def test_more_workers_than_trials_before_the_model(strategy, tmp_path, shuffled)
     assert (trials["asked_after"] == 0).all() and set(trials["status"]) == {"SUCCESS"}
 
 
-def test_known_energies_without_known_losses():
+@pytest.mark.parametrize("energy_of", [lambda point: point["shift_depth"], None])
+def test_proposals_before_a_loss_is_known(energy_of):
     settings = SearchSettings(max_depth=20, epochs=3)
-    search = settings.proposals(energy_of=lambda point: point["shift_depth"])
+    search = settings.proposals(energy_of)
     asked = [search.ask() for _ in range(settings.n_initial + 2)]
     # The five evaluations of the default count among the initial ones.
     initial = settings.n_initial - 5

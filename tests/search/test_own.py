@@ -4,7 +4,6 @@ Each goes through the search into the table, and from there into fronts and figu
 """
 
 import os
-import warnings
 
 import pandas as pd
 import pytest
@@ -123,15 +122,6 @@ def test_a_trial_that_lacks_it_is_a_failed_one(tmp_path):
     assert trials["reason"].str.contains("objective 'latency_ms': must be a number").all()
 
 
-def test_smac_mf_says_when_it_has_to_do_without_the_energy(tmp_path):
-    with pytest.warns(UserWarning, match="no energy_of.*Hyperband with ParEGO"):
-        run(tmp_path / "unknown", n_trials=14)
-    with warnings.catch_warnings(record=True) as heard:
-        run(tmp_path / "known", Known(synthetic), n_trials=14)
-        run(tmp_path / "other", strategy="random", n_trials=14)
-    assert not [one for one in heard if "energy_of" in str(one.message)]
-
-
 # ------------------------------------------------------------------------- hyperparameters
 
 
@@ -223,9 +213,7 @@ def test_a_network_of_ones_own_has_its_energy_known_by_one_call(forget, tmp_path
     assert depth_bound(data, recipe) == 2
     target = TargetFunction(data, recipe)
     settings = {"max_depth": 2, "epochs": 1, "n_initial": 2, "n_trials": 5}
-    with warnings.catch_warnings(record=True) as heard:
-        trials = run(tmp_path, target, **settings)
-    assert not [one for one in heard if "energy_of" in str(one.message)]
+    trials = run(tmp_path, target, **settings)
     assert set(trials["model"]) == {"tiny"} and set(trials["status"]) == {"SUCCESS"}
     shape = tuple(data.train.images.shape[1:])
     for _, row in trials.iterrows():
