@@ -154,13 +154,19 @@ def test_the_committed_finalists_are_those_of_the_committed_search():
     assert trained == {point["label"]: point for point in points}  # first what matters most
 
 
-def test_the_second_finals_are_what_the_rules_pick_and_the_default():
-    searches = read_runs([project_root() / "figures" / "cifar10_search"])
-    picked = study.finalists_by_seed(searches, ENERGY_WITH_MEMORY)
+@pytest.mark.parametrize(
+    ("searches", "finals", "besides"),
+    [
+        ("cifar10_search", "cifar10_search_finals", [{"label": "default"}]),
+        ("cifar10_search_logarithms", "cifar10_search_logarithms_finals", []),
+    ],
+)
+def test_the_second_finals_are_what_the_rules_pick(searches, finals, besides):
+    found = read_runs([project_root() / "figures" / searches])
+    picked = study.finalists_by_seed(found, ENERGY_WITH_MEMORY)
     profiles = project_root() / "notebooks" / "profiles"
-    trained = json.loads((profiles / "cifar10_search_finals.json").read_text())
-    assert {"label": "default"} in trained and len(trained) == len(picked) + 1
-    assert all(point in trained for point in picked)
+    trained = json.loads((profiles / f"{finals}.json").read_text())
+    assert sorted(trained, key=str) == sorted(picked + besides, key=str)
 
 
 def test_readings_are_taken_of_the_networks_that_are_trained():
