@@ -40,7 +40,7 @@ from dsnn_utils.plots.style import (
 )
 from dsnn_utils.runs.columns import ACTIVATION_BITS, ENERGY_WITH_MEMORY
 from dsnn_utils.runs.rows import successful
-from dsnn_utils.study.strategies import STRATEGY_ORDER
+from dsnn_utils.study.strategies import NEPS, STRATEGY_ORDER
 
 
 @styled
@@ -48,8 +48,10 @@ def plot_strategies(results: pd.DataFrame) -> DualFigure:
     """Hypervolume over trials of several strategies, from `study.read_comparison`.
 
     One panel per problem: mean over the seeds with its standard error, and the number of seeds.
+    NePS is left out: there are no more colours that can be told apart.
     """
     require_columns(results, ["problem", "strategy", "seed", "trials", "hypervolume"])
+    results = results[~results["strategy"].isin(NEPS)]
     panels = {
         str(problem): (AXES["trial"][0], part.rename(columns={"trials": "x"}))
         for problem, part in results.groupby("problem", sort=False)

@@ -20,8 +20,10 @@ from dsnn_utils.training.data import load_dataset
 TABLES = project_root() / "figures" / "strategies"
 STRATEGY_ORDER = (
     "random", "smac_mf_published", "smac_mf_unknown_energy", "smac", "nsga2", "tpe", "gp",
-    "qlognehvi", "qlognehvi_known_energy", "smac_mf",
+    "qlognehvi", "qlognehvi_known_energy", "neps_moasha", "neps_primo", "smac_mf",
 )  # fmt: skip
+#: No strategies of ours: its pins want an environment of their own (`tests/benchmarks`).
+NEPS = ("neps_moasha", "neps_primo")
 
 
 def read_comparison() -> pd.DataFrame:

@@ -138,13 +138,16 @@ def with_short_names(trials: pd.DataFrame) -> pd.DataFrame:
 def second_study() -> pd.DataFrame:
     """Trainings of the second study: its finals, and networks chosen by hand, all trained alike.
 
-    Rows of `figures/cifar10_search_finals`, with short names, and `figures/cifar10_few_bits_short`;
-    the modelled energies are those under both tables of prices.
+    Rows of `figures/cifar10_search_finals` and, as "found again", those of the repeated searches in
+    `figures/cifar10_search_logarithms_finals`, with short names, and of
+    `figures/cifar10_few_bits_short`; the modelled energies are those under both tables of prices.
     """
     figures = project_root() / "figures"
     finals = with_short_names(read_trials(figures / "cifar10_search_finals"))
+    again = with_short_names(read_trials(figures / "cifar10_search_logarithms_finals"))
+    again["origin"] = again["origin"].str.replace(", found (", ", found again (", regex=False)
     by_hand = read_trials(figures / "cifar10_few_bits_short")
-    return complete_energies(pd.concat([finals, by_hand], ignore_index=True))
+    return complete_energies(pd.concat([finals, again, by_hand], ignore_index=True))
 
 
 def best_within(

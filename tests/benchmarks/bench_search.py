@@ -18,6 +18,9 @@
     100 steps, which so takes the part of shift depth and energy. Without noise; the reference
     point is (1.1, 5). Only the strategies that know the energy use that it is known.
 
+NePS (`neps_server.py`) runs in an environment of its own, and only where `--neps-python` names it.
+For its first 30 trials and more, "neps_primo" is its initial design, which is "neps_moasha".
+
 Every strategy starts with the same points, the published default at depths 20, 10, 5, 2, 1 (of
 `cifar10` 20, 7, 2; in the last two problems: the centre of the other variables). The reference
 point of the first three is a guess (error 0.9) at the energy of the plain network (of `cifar10`
@@ -38,6 +41,7 @@ import moocore
 import numpy as np
 import pandas as pd
 from ConfigSpace import ConfigurationSpace, Float, Integer
+from neps_client import Neps
 from scipy.stats import spearmanr
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import ExtraTreesRegressor
@@ -46,11 +50,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from dsnn_utils.limits import MULTI_FIDELITY
+from dsnn_utils.runs.columns import ACTIVATION_BITS
+from dsnn_utils.runs.table import to_python
 from dsnn_utils.search import SearchSettings, energy_function, make_fidelity, published_default
 from dsnn_utils.search.strategies import make_strategy
 from dsnn_utils.shift import build_model
 from dsnn_utils.study import compare_strategies, read_digits_table
-from dsnn_utils.study.strategies import STRATEGY_ORDER, TABLES
+from dsnn_utils.study.strategies import NEPS, STRATEGY_ORDER, TABLES
 
 OBJECTIVES = ("loss", "energy_modelled_j_per_image")
 DEPTH, CHANCE = 20, 0.9
@@ -243,10 +249,15 @@ def zdt_energy(point: dict) -> float:
     return point["shift_depth"] / ZDT_STEPS
 
 
-def zdt_strategy(name: str, seed: int, energy_of):
+def zdt_space(seed: int) -> ConfigurationSpace:
+    """All variables but the first."""
     space = ConfigurationSpace(seed=seed)
     space.add([Float(f"x{number}", (0.0, 1.0), default=0.5) for number in range(2, 7)])
-    levels = None
+    return space
+
+
+def zdt_strategy(name: str, seed: int, energy_of):
+    space, levels = zdt_space(seed), None
     if name in MULTI_FIDELITY:
         levels = make_fidelity("shift_depth", ZDT_STEPS, 1)
     else:
@@ -267,9 +278,25 @@ LOSSES = {"synthetic": synthetic_loss, "digits": digits_loss, "cifar10": cifar10
 LOSSES |= {problem: partial(zdt_loss, problem) for problem in ("zdt1", "zdt2")}
 
 
-def run(problem: str, arm: str, seed: int, trials: int) -> list[dict]:
+def neps_strategy(problem: str, arm: str, seed: int, python: Path) -> Neps:
+    """NePS with shift depth as the fidelity, and for PriMO what one would think to be good."""
+    algorithm, priors = arm.removeprefix("neps_"), {}
+    if problem in SHAPES:
+        own: dict = dict(CIFAR10) if problem == "cifar10" else {}
+        settings = SearchSettings(max_depth=DEPTH, epochs=5, seed=seed, **own)
+        space, levels, eta = settings.searched_space(), settings.levels, settings.eta
+        accurate = to_python({name: h.default_value for name, h in space.items()})
+        narrow = {name: h.lower for name, h in space.items() if name in ACTIVATION_BITS}
+        priors = {"loss": accurate, "energy": accurate | to_python(narrow)}
+    else:
+        space, eta = zdt_space(seed), 2
+        levels = make_fidelity("shift_depth", ZDT_STEPS, 1)
+    return Neps(python, algorithm, space, levels, seed, eta, priors)
+
+
+def run(problem: str, arm: str, seed: int, trials: int, neps: Path | None = None) -> list[dict]:
     """One search; a row per ten trials, and one after 15."""
-    name = "smac_mf" if arm == "smac_mf_unknown_energy" else arm
+    name = "smac_mf" if arm in ("smac_mf_unknown_energy", *NEPS) else arm
     energy_of = energies(problem) if problem in SHAPES else zdt_energy
     known = energy_of if arm in ("smac_mf", "qlognehvi_known_energy") else None
     if problem in SHAPES:
@@ -282,6 +309,8 @@ def run(problem: str, arm: str, seed: int, trials: int) -> list[dict]:
         strategy = settings.proposals(known)
     else:
         strategy, first = zdt_strategy(name, seed, known), zdt_first()
+    if arm in NEPS:
+        strategy = neps_strategy(problem, arm, seed, neps)
     noise = np.random.default_rng(seed + 1000)
     values, rows, cpu_s = [], [], 0.0
     for number in range(trials):
@@ -297,10 +326,13 @@ def run(problem: str, arm: str, seed: int, trials: int) -> list[dict]:
         cpu_s += time.process_time() - started
         if (number + 1) % 10 == 0 or number + 1 == 15:
             found = hypervolume(np.array(values), problem)
+            spent = cpu_s + getattr(strategy, "cpu_s", 0.0)  # that of another process
             rows.append(
                 {"problem": problem, "strategy": arm, "seed": seed, "trials": number + 1}
-                | {"hypervolume": round(found, 5), "cpu_s_per_trial": round(cpu_s / len(values), 3)}
+                | {"hypervolume": round(found, 5), "cpu_s_per_trial": round(spent / len(values), 3)}
             )
+    if arm in NEPS:
+        strategy.close()
     return rows
 
 
@@ -329,9 +361,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--neps-python", type=Path, help="see neps_server.py; else without NePS")
     parser.add_argument("--out", type=Path, default=TABLES / "comparison.csv")
     parser.add_argument("--only-print", action="store_true", help="print the results in --out")
     arguments = parser.parse_args()
+    if arguments.neps_python is None:
+        arguments.strategies = [name for name in arguments.strategies if name not in NEPS]
 
     if not arguments.only_print:
         known = pd.read_csv(arguments.out) if arguments.out.exists() else pd.DataFrame()
@@ -341,7 +376,9 @@ def main() -> None:
         for problem in arguments.problems:
             for arm in arguments.strategies:
                 with ProcessPoolExecutor(arguments.workers) as pool:
-                    one = partial(run, problem, arm, trials=arguments.trials)
+                    one = partial(
+                        run, problem, arm, trials=arguments.trials, neps=arguments.neps_python
+                    )
                     for rows in pool.map(one, range(arguments.seeds)):
                         known = pd.concat([known, pd.DataFrame(rows)], ignore_index=True)
                         known.to_csv(arguments.out, index=False)

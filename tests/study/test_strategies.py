@@ -8,7 +8,7 @@ from scipy.stats import wilcoxon
 from dsnn_utils import analysis, study
 from dsnn_utils.search import STRATEGIES
 from dsnn_utils.study import compare_strategies, read_comparison, read_digits_table
-from dsnn_utils.study.strategies import STRATEGY_ORDER
+from dsnn_utils.study.strategies import NEPS, STRATEGY_ORDER
 
 
 def made_up(seeds=8):
@@ -61,12 +61,12 @@ def test_a_mark_that_was_not_recorded():
 
 def test_the_committed_results_are_complete():
     results = read_comparison()
-    assert set(STRATEGY_ORDER) == {*STRATEGIES, "smac_mf_unknown_energy"}
+    assert set(STRATEGY_ORDER) == {*STRATEGIES, "smac_mf_unknown_energy", *NEPS}
     for problem in ("synthetic", "digits"):
         part = results[(results["problem"] == problem) & (results["trials"] == 100)]
         seeds = part.groupby("strategy")["seed"].nunique()
         # The peers cost minutes a run.
-        peers = {"gp", "qlognehvi", "qlognehvi_known_energy"}
+        peers = {"gp", "qlognehvi", "qlognehvi_known_energy", "neps_primo"}
         assert set(seeds.index) == set(STRATEGY_ORDER) - peers and seeds.min() >= 10
     early = results[results["trials"] == 30]
     for (problem, strategy), part in early.groupby(["problem", "strategy"]):
