@@ -48,13 +48,13 @@ def plot_strategies(results: pd.DataFrame) -> DualFigure:
     """Hypervolume over trials of several strategies, from `study.read_comparison`.
 
     One panel per problem: mean over the seeds with its standard error, and the number of seeds.
-    NePS is left out: there are no more colours that can be told apart.
+    NePS is in the table beside the figure only: there are no more colours to be told apart.
     """
     require_columns(results, ["problem", "strategy", "seed", "trials", "hypervolume"])
-    results = results[~results["strategy"].isin(NEPS)]
+    drawn = results[~results["strategy"].isin(NEPS)]
     panels = {
         str(problem): (AXES["trial"][0], part.rename(columns={"trials": "x"}))
-        for problem, part in results.groupby("problem", sort=False)
+        for problem, part in drawn.groupby("problem", sort=False)
     }
     return _strategy_panels(panels, results)
 
@@ -85,7 +85,8 @@ def _strategy_panels(
     import seaborn as sns
     from plotly.subplots import make_subplots
 
-    found = list(dict.fromkeys(data["strategy"]))
+    parts = (part["strategy"] for _, part in panels.values())
+    found = list(dict.fromkeys(name for part in parts for name in part))
     names = [n for n in STRATEGY_ORDER if n in found]
     names += [n for n in found if n not in names]
     free = [colour for colour in (*CATEGORIES, GREY) if colour != BLACK]

@@ -84,7 +84,10 @@ def test_the_table_of_real_trainings():
 
 def test_a_line_per_strategy_and_problem():
     results = made_up()
-    figure = study.plot_strategies(pd.concat([results, results.assign(problem="q")]))
+    both = pd.concat([results, results.assign(problem="q")])
+    neps = results[results["strategy"] == "tpe"].assign(strategy=NEPS[0])
+    figure = study.plot_strategies(pd.concat([both, neps]))
+    assert NEPS[0] in set(figure.data["strategy"])  # and with it in the table that is saved
     assert len(figure.interactive.data) == 6
     axes = figure.static.axes
     assert [axis.get_title().splitlines()[0] for axis in axes] == ["p", "q"]
