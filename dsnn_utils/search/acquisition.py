@@ -165,6 +165,8 @@ def energies_of_vectors(
 class LossModel(AbstractModel):
     """SMAC's view of the `LossSurrogate`: logarithms of the losses of configurations, as vectors.
 
+    Or of another objective, see `LearnedCostImprovement`.
+
     A loss of 0 has no logarithm, so `losses` are raised by 2 % of the largest, and before that, if
     some are negative, to 0. No difference between two of them changes.
 
