@@ -301,8 +301,12 @@ class DaskWorkers:
 
 
 def _local_cluster(n_workers: int):
+    import dask
     from distributed import LocalCluster
 
+    # The cluster gives up a worker that is not back after 15 s, and its nanny, which is starting
+    # the next. A busy machine takes longer; a search of one worker would then wait for ever.
+    dask.config.set({"distributed.deploy.lost-worker-timeout": "365d"})
     return LocalCluster(
         n_workers=n_workers,
         threads_per_worker=1 if n_workers > 1 else torch.get_num_threads(),

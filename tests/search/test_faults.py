@@ -14,6 +14,7 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
+import dask
 import psutil
 import pytest
 from test_search import run, synthetic
@@ -113,6 +114,14 @@ def test_every_kind_of_fault_costs_its_trial_only(n_workers, tmp_path, capfd, mo
     overdue = trials[trials["status"] == "TIMEOUT"]
     assert (overdue["duration_s"] >= 3).all() and overdue["started_at"].notna().all()
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.timeout(300)
+def test_a_worker_that_is_slow_to_come_back_is_waited_for(tmp_path):
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1ms"}):  # Dask's: 15 s
+        arguments = {"seed_configurations": seeds("is killed"), "strategy": "random"}
+        trials = run(tmp_path, faulty, **arguments, isolate=True)
+    check(trials, ["is killed"])
 
 
 def test_in_this_process_what_raises_costs_its_trial_only(tmp_path):
