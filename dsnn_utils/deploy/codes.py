@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from dsnn_utils.checks import require
 from dsnn_utils.shift.activations import QuantizedLayer
 
 
@@ -14,6 +15,8 @@ def weight_codes(layer: QuantizedLayer) -> tuple[Tensor, Tensor]:
 
     Their product is `layer.effective_weight()`: exactly for shift layers, whose integers are 0 or
     signed powers of two; up to float32's rounding for integer layers.
+
+    Raises ValueError for a shift layer whose weights span more powers of two than 64 bits hold.
     """
     weight = layer.effective_weight().double()
     unit = torch.as_tensor(layer.weight_unit(), device=weight.device).double().expand(len(weight))
@@ -21,6 +24,13 @@ def weight_codes(layer: QuantizedLayer) -> tuple[Tensor, Tensor]:
         # With a fixed format the bias is a multiple of the input's step: a unit of at most 1
         # makes it one of the accumulator's step as well.
         unit = unit.clamp(max=1)
+        # Eight bits reach down to 2^-126, and an ordinary weight in that unit is beyond 64 bits.
+        # The unit is then the smallest weight that the channel has.
+        magnitudes = weight.abs().flatten(1)
+        smallest = magnitudes.where(magnitudes > 0, math.inf).amin(1)
+        unit = torch.where(magnitudes.amax(1) / unit > 2.0**62, smallest, unit)
+        span = 1 + int((magnitudes.amax(1) / unit).amax().clamp(min=1).log2())
+        require(span <= 63, f"weights: span {span} powers of two, must be at most 63")
     return (weight / per_channel(unit, weight.ndim)).round().long(), unit
 
 

@@ -239,7 +239,7 @@ def int8_parts(layer: QuantizedLayer) -> list[tuple[Tensor, Tensor]]:
     One part if the powers of two of a channel span at most 6 steps (7 for the lowest negative one),
     otherwise the smaller ones are in the first and the rest in the next.
     """
-    codes, unit = weight_codes(layer)
+    codes, unit = _codes(layer)
     parts: list[tuple[Tensor, Tensor]] = []
     while codes.any() or not parts:
         codes, unit = _without_common_factor(codes, unit)
@@ -249,12 +249,25 @@ def int8_parts(layer: QuantizedLayer) -> list[tuple[Tensor, Tensor]]:
     return parts
 
 
+@torch.no_grad()
+def _codes(layer: QuantizedLayer) -> tuple[Tensor, Tensor]:
+    """`weight_codes` in float64, which holds any power of two: int64 ends at 63 of them."""
+    if layer.spec.arithmetic == "shift":
+        weight = layer.effective_weight().double()
+        return weight, torch.ones(len(weight), dtype=torch.float64, device=weight.device)
+    codes, unit = weight_codes(layer)
+    return codes.double(), unit
+
+
 def _without_common_factor(codes: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
     """The same weights in the largest power of two times `unit` that all of a channel share."""
     flat = codes.flatten(1)
-    lowest_bits = torch.where(flat == 0, 2**62, flat & -flat).amin(1)
-    shared = torch.where((codes == 0).flatten(1).all(1), 1, lowest_bits)
-    return codes // per_channel(shared, codes.ndim), unit * shared
+    mantissa, exponent = flat.frexp()
+    digits = (mantissa * 2.0**53).long()
+    lowest_bits = torch.ldexp((digits & -digits).double(), exponent - 53)
+    shared = lowest_bits.where(flat != 0, math.inf).amin(1)
+    shared = shared.where(shared.isfinite(), 1)
+    return codes / per_channel(shared, codes.ndim), unit * shared
 
 
 class _Qonnx(_OnnxLayer):
@@ -283,7 +296,7 @@ class _QonnxLinear(_Qonnx, nn.Linear): ...
 
 def _adopt_qonnx(name: str, layer: Any) -> None:
     step, lowest, highest = layer.activation_codes()
-    codes, unit = _without_common_factor(*weight_codes(layer))
+    codes, unit = _without_common_factor(*_codes(layer))
     bits = 1 + math.ceil(math.log2(max(codes.max().item() + 1, -codes.min().item(), 2)))
     require(bits <= 24, f"layer {name!r}: its weights span {bits} bits, form='qonnx' holds 24")
     values, bias = layer.effective_weight().detach(), layer.quantize_bias()

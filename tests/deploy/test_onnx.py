@@ -162,6 +162,7 @@ def test_any_depth(tmp_path, depth):
         ShiftSpec("PS", 4, 4, 4),
         ShiftSpec("Q", 5, 4, 4, activation_format="fitted"),
         ShiftSpec("Q", 2, 4, 0, weight_scale="layer", **REMEDIES),
+        ShiftSpec("Q", 8, 4, 0, **REMEDIES),
         IntegerSpec(4, 4, 0, **REMEDIES),
         IntegerSpec(8, 4, 4, "layer", activation_format="fitted"),
     ],
@@ -292,8 +293,8 @@ def test_what_int8_cannot_hold_is_refused_by_name(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@settings(deadline=None, max_examples=60)
-@given(layers_and_inputs(kinds=("Q", "PS", "integer"), weight_bits=(2, 6)))
+@settings(deadline=None, max_examples=80)
+@given(layers_and_inputs(kinds=("Q", "PS", "integer"), weight_bits=(2, 8)))
 def test_int8_parts_add_up_to_the_weights(case):
     network, _ = case
     codes, unit = weight_codes(network[0])
@@ -309,6 +310,17 @@ def test_int8_parts_add_up_to_the_weights(case):
     else:
         torch.testing.assert_close(total, expected, rtol=1e-6, atol=0)
         assert len(parts) == 1
+
+
+def test_weights_that_span_more_than_64_bits():
+    """A decayed weight of Q is the lowest power of two there is, and no zero."""
+    layer = convert_to_shift(nn.Sequential(nn.Linear(4, 1)), 1, ShiftSpec("Q", 8, 8, 0))[0]
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[0.5, -0.25, 2.0**-120, 0.0]]))
+    total = sum(part.double() * scale.double() for part, scale in int8_parts(layer))
+    assert torch.equal(total, layer.effective_weight().double())
+    with pytest.raises(ValueError, match="span 120 powers of two, must be at most 63"):
+        weight_codes(layer)
 
 
 # ------------------------------------------------------------------------------- qonnx

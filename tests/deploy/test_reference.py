@@ -66,7 +66,7 @@ def convert(layer, spec, x):
 
 
 @settings(deadline=None, max_examples=150)
-@given(layers_and_inputs())
+@given(layers_and_inputs(weight_bits=(2, 8)))
 def test_codes_times_units_are_what_the_emulation_computes_with(case):
     network, x = case
     codes, unit = weight_codes(network[0])
