@@ -184,7 +184,9 @@ def plot_finals(summary: pd.DataFrame, cost: str = ENERGY_WITH_MEMORY) -> DualFi
         )  # fmt: skip
         drawn.append(kinds[kind])
     wide = rows[cost].max() > 4 * rows[cost].min()
-    axis.set(xlabel=label, ylabel="Test accuracy (%)", xscale="log" if wide else "linear")
+    alike = rows["seeds"].nunique() == 1  # then the axis says it once
+    ylabel = f"Test accuracy (%), n = {rows['seeds'].iloc[0]}" if alike else "Test accuracy (%)"
+    axis.set(xlabel=label, ylabel=ylabel, xscale="log" if wide else "linear")
     if wide:
         axis.xaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
         axis.xaxis.set_minor_locator(NullLocator())
@@ -203,7 +205,8 @@ def plot_finals(summary: pd.DataFrame, cost: str = ENERGY_WITH_MEMORY) -> DualFi
     order = np.argsort(-rows["test_accuracy"].to_numpy(), kind="stable")
     for row, mark in ((rows.iloc[n], marks[n]) for n in order):
         place = factor * row[cost], 100 * row["test_accuracy"]
-        taken.append(_label(axis, f"{row['origin']}, n = {row['seeds']}", place, mark, taken))
+        text = row["origin"] if alike else f"{row['origin']}, n = {row['seeds']}"
+        taken.append(_label(axis, text, place, mark, taken))
     text = "Test accuracy over modelled energy of " + ", ".join(map(str, rows["origin"]))
     return DualFigure(figure, data=rows, description=text)
 
@@ -270,7 +273,8 @@ def _label(
     far = mark.height / 2 * 72 / axis.figure.dpi + 3  # points, beyond the whiskers
     note = axis.annotate(text, place, (0, 0), textcoords="offset points", fontsize=7)
     covered: dict[tuple[str, float, float], int] = {}
-    for x, y in ((7, 3), (7, -9), (-7, 3), (-7, -9), (0, far), (0, -far - 6)):
+    beside = [(x, y) for y in (3, -9, 13, -19, 23, -29, 33, -39) for x in (7, -7)]
+    for x, y in (*beside, (0, far), (0, -far - 6)):
         side = "center" if x == 0 else "left" if x > 0 else "right"
         note.set(ha=side, position=(x, y))
         extent = note.get_window_extent()
@@ -278,6 +282,10 @@ def _label(
         covered[side, x, y] += 10 * (extent.x0 < axis.bbox.x0)  # over the labels of the axis
     side, *offset = min(covered, key=covered.__getitem__)  # of equals the first
     note.set(ha=side, position=offset)
+    if side != "center" and not -10 < offset[1] < 4:  # too far away to be seen as its mark's
+        end = offset[0], offset[1] + 2
+        line = {"arrowstyle": "-", "color": "0.6", "lw": 0.6, "shrinkA": 0, "shrinkB": 4}
+        axis.annotate("", place, end, textcoords="offset points", arrowprops=line)
     return note.get_window_extent()
 
 

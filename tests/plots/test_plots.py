@@ -778,28 +778,37 @@ def test_labels_of_finals_do_not_lie_on_each_other():
     rows["energy_modelled_with_memory_j_per_image"] = [18e-6, 28e-6, 36e-6, 36e-6]
     figure = study.plot_finals(rows).static
     figure.draw_without_rendering()
-    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts if text.get_text()]
     assert len(boxes) == 4
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
-def test_labels_of_finals_keep_clear_of_whiskers():
-    """Two neighbours with long whiskers, as in the second study."""
-    rows = pd.concat([FINALS] * 2, ignore_index=True).assign(
-        origin=["default", "W3/A4", "W4/A4", "W2/A4", "integer W3/A4", "integer W4/A4"],
+def test_labels_of_finals_keep_clear_of_whiskers_and_of_each_other():
+    """Neighbours with long whiskers, and two at the same place, as in the second study."""
+    names = ["default", "W3/A4", "W4/A4", "W2/A4", "integer W3/A4", "integer W4/A4"]
+    names += ["W4/A6, found (seed 0)", "W4/A6, found again (seed 1)", "W4/A5, found again (seed 2)"]
+    rows = pd.concat([FINALS] * 3, ignore_index=True).assign(
+        origin=names,
+        seeds=3,
         shift_depth=20,
-        arithmetic=["shift"] * 4 + ["integer"] * 2,
-        test_accuracy=[0.9116, 0.9056, 0.9059, 0.8943, 0.9051, 0.9096],
-        test_accuracy_half_width=[np.nan, 0.0016, 0.0040, 0.0081, 0.0071, 0.0036],
-    )
-    rows["energy_modelled_with_memory_j_per_image"] = [36e-6, 14.5e-6, 15e-6, 14e-6, 18e-6, 18.4e-6]
+        arithmetic=["shift"] * 4 + ["integer"] * 2 + ["shift"] * 3,
+        test_accuracy=[0.9116, 0.9056, 0.9059, 0.8943, 0.9051, 0.9096, 0.915, 0.9164, 0.9056],
+        test_accuracy_half_width=[np.nan, 0.0016, 0.004, 0.0081, 0.0071, 0.0036, 0.0014, 0.0032,
+                                  0.0027],
+    )  # fmt: skip
+    energy = [36e-6, 14.5e-6, 14.9e-6, 14e-6, 18e-6, 18.4e-6, 16.3e-6, 16.3e-6, 15.6e-6]
+    rows["energy_modelled_with_memory_j_per_image"] = energy
     figure = study.plot_finals(rows).static
     figure.draw_without_rendering()
     (axis,) = figure.axes  # one depth, so no bar of its colours
-    labels = [text.get_window_extent() for text in axis.texts]
+    written = [text for text in axis.texts if text.get_text()]
+    assert {text.get_text() for text in written} == {*names}  # how many trainings says the axis
+    assert axis.get_ylabel() == "Test accuracy (%), n = 3"
+    labels = [text.get_window_extent() for text in written]
     marks = [line.get_window_extent() for line in axis.lines]
-    assert len(labels) == 6 and len(marks) == 6 + 2 * 5
+    assert len(marks) == 9 + 2 * 8
     assert not any(label.overlaps(mark) for label in labels for mark in marks)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(labels, 2))
     kinds = [text.get_text() for text in figure.legends[0].get_texts()]
     assert sorted(kinds) == ["published default", "shifts", "uniform integers"]
 
