@@ -310,8 +310,8 @@ def _local_cluster(n_workers: int):
             # starting the next. A busy machine takes longer; a search of one worker would then
             # wait for ever.
             "distributed.deploy.lost-worker-timeout": "365d",
-            # Looking after itself every 20 ms and after the trial's stack every 10 ms, Dask took
-            # 8 % of a core here and 6 % in each worker: now 3 % and 1 %.
+            # Dask would look after itself every 20 ms and sample the trial's stack every 10 ms,
+            # which takes processor time (and measured energy) from the trials.
             "distributed.admin.tick.interval": "1s",
             "distributed.worker.profile.enabled": False,
         }
