@@ -169,6 +169,17 @@ def test_the_second_finals_are_what_the_rules_pick(searches, finals, besides):
     assert sorted(trained, key=str) == sorted(picked + besides, key=str)
 
 
+def test_the_finals_of_the_peers_are_what_the_same_rules_pick():
+    found = read_trials(project_root() / "figures" / "cifar10_search_peers")
+    picked = []
+    for strategy, run in found.groupby("strategy"):
+        for point in study.finalists_by_seed(run, ENERGY_WITH_MEMORY):
+            picked.append(point | {"label": point["label"].replace("seed 0", strategy)})
+    profiles = project_root() / "notebooks" / "profiles"
+    trained = json.loads((profiles / "cifar10_search_peers_finals.json").read_text())
+    assert sorted(trained, key=str) == sorted(picked, key=str)
+
+
 def test_readings_are_taken_of_the_networks_that_are_trained():
     profiles = project_root() / "notebooks" / "profiles"
     names = ("cifar10_finals", "cifar10_finals_standard", "cifar10_finals_published")
