@@ -4,6 +4,7 @@ from dsnn_utils.study.comparison import final_values, read_strategies, strategy_
 from dsnn_utils.study.papers import PUBLISHED, compare, published
 from dsnn_utils.study.plots import (
     plot_finals,
+    plot_fronts,
     plot_grid,
     plot_measured,
     plot_published,
@@ -41,6 +42,7 @@ __all__ = [
     "findings",
     "modelled_cost_kwh",
     "plot_finals",
+    "plot_fronts",
     "plot_grid",
     "plot_measured",
     "plot_published",

@@ -212,6 +212,47 @@ def plot_finals(summary: pd.DataFrame, cost: str = ENERGY_WITH_MEMORY) -> DualFi
 
 
 @styled
+def plot_fronts(groups: Mapping[str, pd.DataFrame], cost: str = ENERGY_WITH_MEMORY) -> DualFigure:
+    """Test error over modelled energy of tested networks, with the front of each group.
+
+    Tables of `analysis.summarise_points` by name. Whiskers are 95 % intervals of the mean over
+    seeds; a network of a single seed has none. A front is that of the means. Stars are networks
+    whose name begins with "default"; what never learned is left out.
+    """
+    figure, axis = new_axes(TWO_COLUMNS, 3.2)
+    label, factor = AXES[cost]
+    parts = {}
+    for name, colour, marker in zip(groups, CATEGORIES, "oDs^v", strict=False):
+        require_columns(groups[name], ["origin", "test_accuracy", "test_accuracy_half_width", cost])
+        rows = groups[name].dropna(subset=["test_accuracy"]).sort_values(cost, kind="stable")
+        parts[name] = rows = rows.assign(error=1 - rows["test_accuracy"])
+        for row in rows.itertuples():
+            star = row.origin.startswith("default")
+            axis.errorbar(
+                factor * getattr(row, cost), 100 * row.error,
+                np.nan_to_num(100 * row.test_accuracy_half_width) or None,
+                color=colour, marker="*" if star else marker, ms=9 if star else 4.5,
+                capsize=2, lw=1, zorder=3,
+            )  # fmt: skip
+        front = rows[moocore.is_nondominated(rows[[cost, "error"]].to_numpy())]
+        axis.step(factor * front[cost], 100 * front["error"], where="post", color=colour, lw=1.2)
+    axis.set_yscale("log")
+    logarithmic(axis)
+    axis.yaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.set(xlabel=label, ylabel="Test error (%)")
+    handles = [
+        Line2D([], [], color=colour, marker=marker, ms=4.5, label=name)
+        for name, colour, marker in zip(groups, CATEGORIES, "oDs^v", strict=False)
+    ]
+    star = Line2D([], [], ls="", color=GREY, marker="*", ms=9, label=DEFAULT)
+    legend_above(figure, [*handles, star])
+    data = pd.concat(parts, names=["group"]).reset_index("group")
+    return DualFigure(figure, data=data, description="Fronts of " + ", ".join(groups))
+
+
+@styled
 def plot_measured(table: pd.DataFrame) -> DualFigure:
     """Test accuracy over measured energy of networks in the runtimes that compute them.
 

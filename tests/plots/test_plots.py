@@ -199,6 +199,7 @@ FIGURES = {
     "break_even": lambda: plots.plot_break_even(BREAK_EVEN),
     "published": lambda: study.plot_published(study.compare(TRIALS)),
     "finals": lambda: study.plot_finals(FINALS),
+    "fronts of studies": lambda: study.plot_fronts({"first": FINALS, "second": FINALS.head(1)}),
     "measured": lambda: study.plot_measured(MEASURED),
     "grid": lambda: study.plot_grid(GRID),
     "fidelities": lambda: plots.plot_fidelities(FIDELITIES),
@@ -811,6 +812,20 @@ def test_labels_of_finals_keep_clear_of_whiskers_and_of_each_other():
     assert not any(a.overlaps(b) for a, b in itertools.combinations(labels, 2))
     kinds = [text.get_text() for text in figure.legends[0].get_texts()]
     assert sorted(kinds) == ["published default", "shifts", "uniform integers"]
+
+
+def test_every_group_of_finals_has_its_own_front():
+    failed = FINALS.head(1).assign(origin="fails", test_accuracy=np.nan)
+    worse = FINALS.head(1).assign(origin="worse", test_accuracy=0.5)
+    figure = study.plot_fronts({"all": pd.concat([FINALS, failed, worse]), "one": FINALS.tail(1)})
+    (axis,) = figure.static.axes
+    fronts = [line for line in axis.lines if line.get_drawstyle() == "steps-post"]
+    drawn = [np.round(line.get_xydata(), 9).tolist() for line in fronts]
+    assert drawn == [[[18, 12], [140, 10]], [[140, 10]]]
+    assert [line.get_marker() for line in axis.lines].count("*") == 1  # the default
+    assert figure.data["origin"].tolist() == ["knee", "default", "worse"] + 2 * ["known good 1"]
+    texts = [text.get_text() for text in figure.static.legends[0].get_texts()]
+    assert texts == ["all", "one", "published default"]
 
 
 def test_the_measured_front_is_that_of_the_means():
