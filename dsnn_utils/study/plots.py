@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from dsnn_utils.analysis.fronts import pareto_front
-from dsnn_utils.checks import require_columns
+from dsnn_utils.checks import require, require_columns
 from dsnn_utils.plots.style import (
     AXES,
     BLACK,
@@ -41,6 +41,8 @@ from dsnn_utils.plots.style import (
 from dsnn_utils.runs.columns import ACTIVATION_BITS, ENERGY_WITH_MEMORY
 from dsnn_utils.runs.rows import successful
 from dsnn_utils.study.strategies import NEPS, STRATEGY_ORDER
+
+MARKERS = "oDs^v"  # of groups
 
 
 @styled
@@ -186,11 +188,9 @@ def plot_finals(summary: pd.DataFrame, cost: str = ENERGY_WITH_MEMORY) -> DualFi
     wide = rows[cost].max() > 4 * rows[cost].min()
     alike = rows["seeds"].nunique() == 1  # then the axis says it once
     ylabel = f"Test accuracy (%), n = {rows['seeds'].iloc[0]}" if alike else "Test accuracy (%)"
-    axis.set(xlabel=label, ylabel=ylabel, xscale="log" if wide else "linear")
+    axis.set(xlabel=label, ylabel=ylabel)
     if wide:
-        axis.xaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.xaxis.set_major_formatter("{x:g}")
+        logarithmic(axis)
     axis.margins(x=0.18, y=0.12)
     if by_depth:
         bar = figure.colorbar(mpl.cm.ScalarMappable(norm, DEPTH_COLOURS), ax=axis, pad=0.02)
@@ -217,12 +217,14 @@ def plot_fronts(groups: Mapping[str, pd.DataFrame], cost: str = ENERGY_WITH_MEMO
 
     Tables of `analysis.summarise_points` by name. Whiskers are 95 % intervals of the mean over
     seeds; a network of a single seed has none. A front is that of the means. Stars are networks
-    whose name begins with "default"; what never learned is left out.
+    whose name begins with "default"; networks whose trainings all failed are left out.
+    Raises ValueError for more groups than there are markers.
     """
+    require(len(groups) <= len(MARKERS), f"{len(groups)=}: must be at most {len(MARKERS)}")
     figure, axis = new_axes(TWO_COLUMNS, 3.2)
     label, factor = AXES[cost]
-    parts = {}
-    for name, colour, marker in zip(groups, CATEGORIES, "oDs^v", strict=False):
+    parts, handles = {}, []
+    for name, colour, marker in zip(groups, CATEGORIES, MARKERS, strict=False):
         require_columns(groups[name], ["origin", "test_accuracy", "test_accuracy_half_width", cost])
         rows = groups[name].dropna(subset=["test_accuracy"]).sort_values(cost, kind="stable")
         parts[name] = rows = rows.assign(error=1 - rows["test_accuracy"])
@@ -236,16 +238,13 @@ def plot_fronts(groups: Mapping[str, pd.DataFrame], cost: str = ENERGY_WITH_MEMO
             )  # fmt: skip
         front = rows[moocore.is_nondominated(rows[[cost, "error"]].to_numpy())]
         axis.step(factor * front[cost], 100 * front["error"], where="post", color=colour, lw=1.2)
+        handles.append(Line2D([], [], color=colour, marker=marker, ms=4.5, label=name))
     axis.set_yscale("log")
     logarithmic(axis)
     axis.yaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_locator(NullLocator())
     axis.set(xlabel=label, ylabel="Test error (%)")
-    handles = [
-        Line2D([], [], color=colour, marker=marker, ms=4.5, label=name)
-        for name, colour, marker in zip(groups, CATEGORIES, "oDs^v", strict=False)
-    ]
     star = Line2D([], [], ls="", color=GREY, marker="*", ms=9, label=DEFAULT)
     legend_above(figure, [*handles, star])
     data = pd.concat(parts, names=["group"]).reset_index("group")

@@ -826,6 +826,8 @@ def test_every_group_of_finals_has_its_own_front():
     assert figure.data["origin"].tolist() == ["knee", "default", "worse"] + 2 * ["known good 1"]
     texts = [text.get_text() for text in figure.static.legends[0].get_texts()]
     assert texts == ["all", "one", "published default"]
+    with pytest.raises(ValueError, match="6: must be at most 5"):
+        study.plot_fronts(dict.fromkeys("abcdef", FINALS))
 
 
 def test_the_measured_front_is_that_of_the_means():

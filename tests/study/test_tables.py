@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from dsnn_utils import runs, study
 from dsnn_utils.energy import modelled_energy
@@ -20,7 +21,7 @@ from dsnn_utils.runs import (
 from dsnn_utils.runs.columns import ENERGY_WITH_MEMORY, MODELLED_ENERGIES, modelled_energy_among
 from dsnn_utils.runs.table import to_records
 from dsnn_utils.search import Recipe, complete_points, run_trial
-from dsnn_utils.shift import build_model
+from dsnn_utils.shift import build_model, shiftable_layers
 from dsnn_utils.training import load_dataset
 
 
@@ -178,6 +179,19 @@ def test_the_finals_of_the_peers_are_what_the_same_rules_pick():
     profiles = project_root() / "notebooks" / "profiles"
     trained = json.loads((profiles / "cifar10_search_peers_finals.json").read_text())
     assert sorted(trained, key=str) == sorted(picked, key=str)
+
+
+def test_every_list_of_a_profile_fits_the_network_of_the_profile():
+    root = project_root()
+    checked = 0
+    for path in (root / "notebooks" / "profiles").glob("*.yaml"):
+        profile = yaml.safe_load(path.read_text())
+        if str(profile.get("points")).endswith(".json"):
+            listed = json.loads((root / profile["points"]).read_text())
+            layers = shiftable_layers(build_model(profile.get("model", "resnet20"), 10, 3))
+            assert len(complete_points(listed, len(layers), 1)) == len(listed), path.name
+            checked += 1
+    assert checked > 5
 
 
 def test_readings_are_taken_of_the_networks_that_are_trained():
